@@ -10,10 +10,10 @@ E2E ?= e2e
 # Scripts that bring a Docker Engine and a cluster up, where there are any; otherwise those that are there are used.
 ENGINES ?= $(or $(MLO_ENGINES),../shared/engines)
 
-.PHONY: help install demo demo-docker demo-kubernetes test unit tools e2e lint format bench serverbench gatewaybench loadbench wheel clean protos
+.PHONY: help install demo demo-docker demo-kubernetes test unit tools e2e lint format bench cmdbench serverbench gatewaybench loadbench searchbench formatbench peerbench wheel clean protos
 
 help:  ## show this list
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## install everything into .venv: all extras and test tools
 
@@ -39,13 +39,15 @@ demo-docker: install  ## the same as a container of the Docker Engine
 	@if [ -x "$(ENGINES)/docker-up" ] && [ "$$(id -u)" = 0 ]; then "$(ENGINES)/docker-up"; fi
 	@$(BIN)/python specs/digits/demo.py docker.yaml digits-docker
 
-demo-kubernetes: install  ## the same in a pod of the cluster of KUBECONFIG, or of a test cluster
-	@if [ -z "$$KUBECONFIG" ] && [ -x "$(ENGINES)/cluster-up" ] && [ "$$(id -u)" = 0 ]; then \
+demo-kubernetes: install  ## the same in a pod of kubectl's cluster, or of a test cluster if it has none
+	@tools=; if [ -z "$$KUBECONFIG" ] && [ ! -e "$$HOME/.kube/config" ] && [ -x "$(ENGINES)/cluster-up" ] && [ "$$(id -u)" = 0 ]; then \
 	  KUBECONFIG="$$(.ci/cluster "$(ENGINES)" | tail -1)"; export KUBECONFIG; \
-	  PATH="$$("$(ENGINES)/tools" | tail -1):$$PATH"; \
+	  tools="$$("$(ENGINES)/tools" | tail -1)"; PATH="$$tools:$$PATH"; \
 	fi; \
-	[ -n "$$KUBECONFIG" ] || { echo "there is no test cluster; set KUBECONFIG to that of the cluster to deploy to" >&2; exit 1; }; \
-	$(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes
+	[ -n "$$KUBECONFIG" ] || [ -e "$$HOME/.kube/config" ] \
+	  || { echo "there is no test cluster; set KUBECONFIG to that of the cluster to deploy to" >&2; exit 1; }; \
+	$(BIN)/python specs/digits/demo.py kubernetes.yaml digits-kubernetes || exit; \
+	[ -z "$$tools" ] || echo "It is on a test cluster; first run: export KUBECONFIG=$$KUBECONFIG PATH=$$tools:\$$PATH"
 
 test: install  ## lint and all tests except end-to-end
 	@$(MAKE) --no-print-directory lint
@@ -72,15 +74,29 @@ format: install  ## format the code
 protos: install  ## generate the Python classes of TensorFlow Serving's messages
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. orchestrator/backends/tensorflow_serving/messages.proto
 
-bench: install  ## measure mlo itself and its load generator; update the tables in the README and docs/measuring.md
+bench: install  ## all the benchmarks below, one after the other; about four hours, needs an idle machine
+	@missed=; for each in cmdbench loadbench gatewaybench serverbench formatbench peerbench searchbench; do \
+	  $(MAKE) --no-print-directory $$each || missed="$$missed $$each"; \
+	done; \
+	[ -z "$$missed" ] || { echo "limits missed, or not measured:$$missed" >&2; exit 1; }
+
+cmdbench: install  ## measure mlo's commands; takes five minutes, needs an idle machine
 	$(BIN)/python benchmarks/run.py
-	@$(MAKE) --no-print-directory loadbench
 
 loadbench: install  ## compare the load generator with wrk and with known delays; a quiet machine, under four minutes
 	$(BIN)/python benchmarks/load/run.py
 
+formatbench: install  ## weigh three models in each format and try the usual claims about formats; ten minutes, a quiet machine
+	$(BIN)/python benchmarks/formats/run.py
+
 serverbench: install  ## compare the ONNX Runtime server with others; takes minutes, needs an idle machine
 	$(BIN)/python benchmarks/server/run.py
+
+searchbench: install  ## compare the search with an exhaustive one on three models; two hours, needs an idle machine
+	$(BIN)/python benchmarks/search/run.py
+
+peerbench: install  ## compare mlo's pick with Olive, OpenVINO, torch.compile and others; 25 minutes, a quiet machine
+	$(BIN)/python benchmarks/peers/run.py
 
 gatewaybench: install  ## measure with wrk how much the local target adds to a request; takes two minutes, needs an idle machine
 	$(BIN)/python benchmarks/gateway/run.py

@@ -1,4 +1,4 @@
-"""Measures mlo itself: whole processes, several runs, the median. `make bench` writes benchmarks/results.md and the README's table.
+"""Measures mlo itself: whole processes, several runs, the median. `make cmdbench` writes benchmarks/results.md and the README's table.
 
 A cold apply is run once; everything else nine times after one warm-up. All figures are for whole processes, as accounted
 for by the operating system. Seconds differ between machines; the ratios between two alternating processes hardly do.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from marked import write_marked  # beside this script
 
 ROOT = Path(__file__).resolve().parents[1]
 MLO = Path(sys.executable).with_name("mlo")
@@ -167,14 +168,9 @@ def write(table: str) -> None:
     """Write the results file, and the table between the marks in the README."""
     machine = f"{len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}"
     (ROOT / "benchmarks" / "results.md").write_text(
-        f"# mlo's own speed\n\nWritten by `make bench` ({machine}).\n\n{table}\n", encoding="utf-8"
+        f"# mlo's own speed\n\nWritten by `make cmdbench` ({machine}).\n\n{table}\n", encoding="utf-8"
     )
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    marked = re.sub(
-        r"(<!-- bench -->\n).*?(<!-- /bench -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
-    )
-    readme.write_text(marked, encoding="utf-8")
+    write_marked(ROOT / "README.md", "bench", table)
 
 
 if __name__ == "__main__":

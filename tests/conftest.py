@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so all that tests would start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Programs that `make tools` installs are beside the interpreter.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -59,8 +65,11 @@ def own_cache(folder: Path, users: Path) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let the workers of a run share the machine, but give it to a test that is marked `alone` for itself."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    """Let the workers of a run share the machine, but give it to a test that is marked `alone` for itself.
+
+    `MLO_TESTS_RUN` names several runs of pytest that share a machine in the same way.
+    """
+    run = os.environ.get("MLO_TESTS_RUN") or os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if run is None:
         return (yield)
     folder = Path(tempfile.gettempdir(), f"mlo-tests-{run}")
@@ -71,6 +80,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         with _locked(folder / "machine.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
             fcntl.flock(passed, fcntl.LOCK_UN)
             return (yield)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin no end-to-end test after `MLO_TESTS_END`, in seconds since 1970: the whole run has a limit that it must keep."""
+    end = os.environ.get("MLO_TESTS_END")
+    if end is not None and time.time() > float(end) and item.get_closest_marker("e2e") is not None:
+        pytest.skip("the time of this run was over: .ci/run says how much it has")
 
 
 @contextmanager
@@ -85,7 +101,8 @@ def _locked(path: Path, kind: int) -> Iterator[int]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was not tested here, and which command installs what it needs."""
+    """Print what tests measured, what was not tested here, and which command installs what it needs."""
+    _print_measured(terminalreporter)
     reasons: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         where = report.longrepr
@@ -100,3 +117,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{count:4} tests: {reason}{brings}" if count > 1 else f"   1 test:  {reason}{brings}"
         )
+
+
+def _print_measured(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that tests gave to the fixture `record_property` as `measured`, whether or not they passed."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, ())]
+    told = [str(value) for each in reports for name, value in each.user_properties if name == "measured"]
+    if told:
+        terminalreporter.section("measured here")
+        for line in told:
+            terminalreporter.write_line(line)

@@ -23,7 +23,7 @@ LAYERS = [
     {"engine"},
     {"release"},
     {"draft"},
-    {"plan"},
+    {"plan", "report"},
     {"optimize", "select", "verify", "measure", "render", "targets"},
     {"images"},
     {"backends"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"spec"},
     {"store"},
     {"containers", "process"},
-    {"errors", "diagnostics", "events", "__init__"},
+    {"errors", "diagnostics", "events", "visible", "__init__"},
 ]
 FRAMEWORKS = (
     "torch",
@@ -68,6 +68,7 @@ PACKAGES_LIKE_TARGETS = {
 ROOTS_OF_SOURCES = {
     "optimize/sources.py",
     "optimize/formats.py",
+    "optimize/passes.py",
     "spec/source_models.py",
     "spec/model_files.py",
     "draft/detect.py",

@@ -7,8 +7,9 @@ import tomllib
 from pathlib import Path
 
 from orchestrator.backends.table import backends_of
-from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.optimize.transform import Unsupported
 from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.verify.gates import COLUMN_ROOM
 

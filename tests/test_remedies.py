@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,31 @@ _AGAIN_HELPS = {
 
 
 @cache
-def _tests_in(file: str) -> frozenset[str]:
+def _tests_in(file: str) -> Mapping[str, frozenset[str]]:
+    """Name of each test → the texts in it, and in the tables of its module that it or its parameters name."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    tables = {
+        target.id: _texts_in(node)
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    return {
+        node.name: _texts_in(node).union(*(tables.get(name, ()) for name in _names_in(node)))
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def _texts_in(node: ast.AST) -> frozenset[str]:
+    return frozenset(
+        each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    )
+
+
+def _names_in(node: ast.AST) -> frozenset[str]:
+    return frozenset(each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
 _IN_CASES = {case.code for case in SPEC_CASES} | {case.code for case in CASES}
@@ -165,11 +188,12 @@ def test_the_table_holds_nothing_else() -> None:
     assert all(len(reason) > 20 for reason in NOT_FOLLOWED.values())
 
 
-def test_the_tests_that_are_named_exist() -> None:
+def test_the_tests_that_are_named_exist_and_bring_the_code_up() -> None:
     for code, test in FOLLOWED.items():
         file, _, name = test.partition("::")
         assert (ROOT / file).is_file(), f"{code}: {file}"
         assert name in _tests_in(file), f"{code}: {name} is not in {file}"
+        assert any(code in text for text in _tests_in(file)[name]), f"{code}: {name} does not bring it up"
 
 
 def test_the_files_that_reasons_name_exist() -> None:

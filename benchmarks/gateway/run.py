@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import sys
 import tempfile
@@ -31,11 +30,13 @@ sys.path[:0] = [
     str(HERE.parent / "server"),
 ]  # the scripts in these folders are not a package
 
+from marked import write_marked  # noqa: E402
 from models import mlp, write_folder  # noqa: E402
 from wrk import Found, write_script, wrk, wrk_is_missing  # noqa: E402
 
 from orchestrator.backends.table import serving_backend  # noqa: E402
-from orchestrator.targets.local import target as local  # noqa: E402
+from orchestrator.targets.local import launching  # noqa: E402
+from orchestrator.targets.local.target import LocalTarget  # noqa: E402
 from orchestrator.targets.target import Release  # noqa: E402
 
 SIZES = (64, 256, 256, 10)
@@ -69,8 +70,8 @@ class Forwarded:
 @contextmanager
 def deployed(folder: Path, serving: Path, server: Any) -> Iterator[tuple[int, int]]:
     """A deployment's own port, and the server's private one."""
-    local.serving_backend = lambda _: server
-    deployment = local.LocalTarget(folder)
+    launching.serving_backend = lambda _: server
+    deployment = LocalTarget(folder)
     try:
         public = deployment.prepare()
         private = deployment.start(Release(1, serving, "onnxruntime", "m", 1, 60)).url
@@ -168,12 +169,7 @@ def write(table: str, options: argparse.Namespace, load: float) -> None:
         f"# What stands between a client and a server\n\nWritten by `make gatewaybench` ({machine}; {how}).\n\n{table}\n",
         encoding="utf-8",
     )
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    marked = re.sub(
-        r"(<!-- gateway -->\n).*?(<!-- /gateway -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
-    )
-    readme.write_text(marked, encoding="utf-8")
+    write_marked(ROOT / "README.md", "gateway", table)
 
 
 if __name__ == "__main__":

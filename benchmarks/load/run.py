@@ -37,6 +37,7 @@ sys.path[:0] = [
 ]  # the scripts of these folders are no package
 
 from delay_server import KINDS, STALL_EVERY, STALL_SECONDS, delays  # noqa: E402
+from marked import write_marked  # noqa: E402
 from models import mlp, write_folder  # noqa: E402
 from wrk import Found, write_script, wrk, wrk_is_missing  # noqa: E402
 
@@ -245,10 +246,7 @@ def main() -> None:
 def write(table: str) -> None:
     """The results file, and the tables between the marks in docs/measuring.md."""
     (HERE / "results.md").write_text(f"# The load generator, measured\n\n{table}\n", encoding="utf-8")
-    page = ROOT / "docs" / "measuring.md"
-    text = page.read_text(encoding="utf-8")
-    marked = re.sub(r"(<!-- load -->\n).*?(<!-- /load -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
-    page.write_text(marked, encoding="utf-8")
+    write_marked(ROOT / "docs" / "measuring.md", "load", table)
 
 
 if __name__ == "__main__":

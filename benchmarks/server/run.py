@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,10 @@ from models import mlp, resnet50, write_folder  # the scripts in this folder are
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.append(str(HERE.parent))  # nor are those in the one above
+
+from marked import write_marked  # noqa: E402
+
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in the server itself
 PEERS = HERE / ".peers"
 PEER_PACKAGES = ("kserve==0.21.*", "litserve==0.2.19", "granian==2.*")
@@ -351,14 +354,7 @@ def write(rows: list[Row], rounds: int, seconds: float) -> None:
     )
     (HERE / "results.md").write_text(text + table(rows) + "\n")
     quoted = table([row for row in rows if row.limit])
-    readme = ROOT / "README.md"
-    marked = re.sub(
-        r"(<!-- server -->\n).*?(<!-- /server -->)",
-        lambda m: f"{m[1]}{quoted}\n{m[2]}",
-        readme.read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    readme.write_text(marked, encoding="utf-8")
+    write_marked(ROOT / "README.md", "server", quoted)
 
 
 def main() -> None:

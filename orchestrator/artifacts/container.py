@@ -31,10 +31,12 @@ class ContainerSettings(Document):
         tls_folder: with the server's certificate, likewise; None without TLS.
         egress: whether the server calls others: the collector of its traces.
         stop_seconds: from SIGTERM to the kill.
+        at_once: arguments after the image's own command with which its server stops as soon as nothing is under way, for whoever routes
+            the traffic of all connections away before SIGTERM; empty if it always does.
     """
 
     NAME: ClassVar[str] = "container"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     FILE: ClassVar[str] = "container.json"
 
     port: int
@@ -54,3 +56,4 @@ class ContainerSettings(Document):
     tls_folder: str | None
     egress: bool
     stop_seconds: int
+    at_once: tuple[str, ...]

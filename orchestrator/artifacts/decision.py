@@ -26,6 +26,9 @@ CandidateFate = Literal[
     "verification failed",
     "out of memory",
     "dominated",
+    "did not help",
+    "same as another",
+    "not tried",
     "not faster than the baseline",
     "undecided",
     "slo missed",
@@ -111,7 +114,7 @@ class Decision(Document):
     """
 
     NAME: ClassVar[str] = "decision"
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 13
     FILE: ClassVar[str] = "decision.json"
 
     winner: CandidateIdentity | None

@@ -8,7 +8,18 @@ from orchestrator.machine.cpus import CpuShare
 from orchestrator.machine.cuda_devices import CudaDevices
 from orchestrator.spec.strict import Strict
 
-__all__ = ["MeasuredOn", "NotMeasured", "Objective", "Times", "WarmUp", "bytes_text", "rate_text", "times_text"]
+__all__ = [
+    "MeasuredOn",
+    "NotMeasured",
+    "Objective",
+    "Times",
+    "WarmUp",
+    "bytes_text",
+    "memory_text",
+    "rate_text",
+    "seconds_text",
+    "times_text",
+]
 
 Objective = Literal["latency", "throughput", "cost"]
 """As in the spec's `optimize.objective`."""
@@ -82,8 +93,24 @@ class MeasuredOn(Strict):
 
 
 def bytes_text(count: int) -> str:
-    """An amount for a person: `438 B`, `57 kB`, `3.1 MB`."""
-    return f"{count:,} B" if count < 10_000 else f"{count / 1e6:.2g} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+    """An amount for a person: `438 B`, `57 kB`, `3.1 MB`, `1,240 MB`."""
+    if count < 10_000:
+        return f"{count:,} B"
+    if count < 1e6:
+        return f"{count / 1e3:,.0f} kB"
+    return f"{count / 1e6:.2g} MB" if count < 99.5e6 else f"{count / 1e6:,.0f} MB"
+
+
+def memory_text(count: int) -> str:
+    """An amount of memory for a person: `95 MiB`."""
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time for a person: `8.1 us`, `6.43 ms`, `1.29 s`."""
+    if seconds < 1e-5:
+        return f"{seconds * 1e6:.1f} us"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
 
 
 def rate_text(per_second: float) -> str:

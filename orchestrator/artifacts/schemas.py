@@ -12,6 +12,7 @@ from orchestrator.artifacts.fates import Fates
 from orchestrator.artifacts.imported import Imported
 from orchestrator.artifacts.inspection import Inspection
 from orchestrator.artifacts.probed import Probed
+from orchestrator.artifacts.round_report import RoundReport
 from orchestrator.artifacts.runtime_report import RuntimeReport
 from orchestrator.artifacts.server_report import ServerReport
 from orchestrator.artifacts.sizing import Sizing
@@ -27,6 +28,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Imported,
     VariantFacts,
     Verdict,
+    RoundReport,
     RuntimeReport,
     ServerReport,
     Fates,

@@ -16,11 +16,13 @@ __all__ = [
     "CandidateServerResult",
     "GeneratorDelay",
     "GeneratorLimit",
+    "ImageSizes",
     "Knee",
     "LoadGenerator",
     "MeasuredLevel",
     "MeasuredProgram",
     "OpenLoop",
+    "OtherProcesses",
     "P99Level",
     "Saturation",
     "ServerFate",
@@ -155,6 +157,7 @@ class P99Level(Strict):
     Attributes:
         limit: seconds.
         generator_late: a miss is not proven, because the load generator sent its requests late.
+        disturbed: a miss is not proven, because other processes used the CPUs meanwhile.
     """
 
     status: Literal["met", "missed", "inconclusive"]
@@ -165,6 +168,7 @@ class P99Level(Strict):
     quantile: float
     confidence: float
     generator_late: bool
+    disturbed: bool
 
 
 class ThroughputLevel(Strict):
@@ -173,6 +177,7 @@ class ThroughputLevel(Strict):
     Attributes:
         generator_late: a miss is not proven, because the load generator sent its requests late.
         generator_limited: a miss is not proven, because the load generator could hardly have sent more.
+        disturbed: a miss is not proven, because other processes used the CPUs at saturation, and it is none without those segments.
     """
 
     wanted: float
@@ -180,6 +185,7 @@ class ThroughputLevel(Strict):
     met: bool
     generator_late: bool
     generator_limited: bool
+    disturbed: bool
 
 
 class WireResult(Strict):
@@ -222,11 +228,13 @@ class Knee(Times):
         rate: requests per second.
         level: the proof.
         cpus: that the server used meanwhile.
+        unsearched: why larger rates may hold it too: what ended the search before it had found the largest; else empty.
     """
 
     rate: float
     level: P99Level
     cpus: float
+    unsearched: str
 
 
 class MeasuredLevel(Strict):
@@ -234,6 +242,34 @@ class MeasuredLevel(Strict):
 
     p99: P99Level | None
     throughput: ThroughputLevel | None
+
+
+class OtherProcesses(Strict):
+    """What other processes used of the CPUs that a server ran on, during the open loop.
+
+    Attributes:
+        cpus: the part of these CPUs, 0 to 1, on average over its segments.
+        disturbed: the number of segments in which that was too much for a miss to be the server's.
+        again: how many were measured again because of it.
+    """
+
+    cpus: float
+    disturbed: int
+    again: int
+
+
+class ImageSizes(Strict):
+    """Bytes of an image, uncompressed, as the engine counted them when it was built.
+
+    Attributes:
+        total: of all layers.
+        base: of the base image.
+        model: of the folder that the server reads: model and configuration.
+    """
+
+    total: int
+    base: int
+    model: int
 
 
 class ServerMeasurement(Strict):
@@ -244,6 +280,7 @@ class ServerMeasurement(Strict):
         wires: all that were tried, that one among them.
         settings: with which it was started.
         inside: whether it ran as a process of this machine, or in a container, which has other overheads and its limits.
+        image: that it was started from; None for a process.
         program: None if the server comes with a Python package.
         ready_seconds: from the start to ready.
         first_request_seconds: duration of the first request, whose answer was checked.
@@ -252,12 +289,14 @@ class ServerMeasurement(Strict):
         refused: reason of a refusal as too busy → number of requests of the open loop.
         knee: None if the spec gives no limit on the latency.
         longest_request: of all answered requests under load, seconds.
+        others: None where it is not known what other processes used.
     """
 
     wire: Wire
     wires: tuple[WireResult, ...]
     settings: ServerSettings
     inside: Literal["process", "container"]
+    image: ImageSizes | None
     program: MeasuredProgram | None
     ready_seconds: float
     first_request_seconds: float
@@ -270,6 +309,7 @@ class ServerMeasurement(Strict):
     slo: MeasuredLevel
     knee: Knee | NotMeasured | None
     longest_request: float
+    others: OtherProcesses | None
 
     @property
     def over(self) -> WireResult:
@@ -339,7 +379,7 @@ class ServerReport(Document):
     """
 
     NAME: ClassVar[str] = "server_report"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 9
     FILE: ClassVar[str] = "server_report.json"
 
     measured_on: MeasuredOn

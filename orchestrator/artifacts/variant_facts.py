@@ -9,7 +9,7 @@ from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.spec.strict import Strict
 
-__all__ = ["Calibration", "FrozenLine", "OwnNames", "VariantFacts", "variant_facts"]
+__all__ = ["Calibration", "FloatLayer", "FrozenLine", "OwnNames", "VariantFacts", "variant_facts"]
 
 
 class OwnNames(Strict):
@@ -31,7 +31,21 @@ class Calibration(Strict):
     rows: int
     unseen: int
     samples: SamplesKind
-    method: Literal["min-max", "percentile"]
+    method: Literal["min-max", "percentile", "entropy"]
+
+
+class FloatLayer(Strict):
+    """A layer that stayed in floating point, so that the variant holds its gates.
+
+    Attributes:
+        name: of the node in the graph.
+        operator: such as `MatMul`.
+        error: what quantizing this layer alone changes an output by, as a fraction of its magnitude.
+    """
+
+    name: str
+    operator: str
+    error: float
 
 
 class FrozenLine(Strict):
@@ -65,18 +79,19 @@ class VariantFacts(Document):
         frozen: lines of the model's code that it has as constants, accepted in the spec.
         opset: of ONNX.
         nodes: of the ONNX graph.
-        operators: of the LiteRT file.
+        operators: of the LiteRT file or the main ONNX graph, each once.
         names: of a LiteRT file that keeps its own names.
         weights: how the SavedModel stores them.
-        method: of quantization.
+        method: of quantization; `weights`: weights alone, and the arithmetic stays in floating point.
         reduce_range: whether int8 weights use 7 bits, for CPUs without VNNI.
         smoothed: number of activations that were smoothed before quantization.
+        float_layers: that were left out of quantization, the most sensitive first; None where none were looked for.
         calibration: of quantization.
         notes: what a reader of the decision should know, a sentence each.
     """
 
     NAME: ClassVar[str] = "variant_facts"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "facts.json"
 
     format: str
@@ -89,9 +104,10 @@ class VariantFacts(Document):
     operators: tuple[str, ...] | None
     names: OwnNames | None
     weights: Literal["constants", "variables"] | None
-    method: Literal["static", "dynamic"] | None
+    method: Literal["static", "dynamic", "weights"] | None
     reduce_range: bool | None
     smoothed: int | None
+    float_layers: tuple[FloatLayer, ...] | None
     calibration: Calibration | None
     notes: tuple[str, ...]
 
@@ -112,9 +128,10 @@ def variant_facts(
     operators: tuple[str, ...] | None = None,
     names: OwnNames | None = None,
     weights: Literal["constants", "variables"] | None = None,
-    method: Literal["static", "dynamic"] | None = None,
+    method: Literal["static", "dynamic", "weights"] | None = None,
     reduce_range: bool | None = None,
     smoothed: int | None = None,
+    float_layers: tuple[FloatLayer, ...] | None = None,
     calibration: Calibration | None = None,
     notes: tuple[str, ...] = (),
 ) -> VariantFacts:
@@ -133,6 +150,7 @@ def variant_facts(
         method=method,
         reduce_range=reduce_range,
         smoothed=smoothed,
+        float_layers=float_layers,
         calibration=calibration,
         notes=notes,
     )

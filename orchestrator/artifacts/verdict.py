@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from orchestrator.artifacts.document import Document
 from orchestrator.artifacts.imported import SamplesKind
 from orchestrator.artifacts.runtime_facts import RuntimeFacts
-from orchestrator.spec.gates import GATES
+from orchestrator.spec.gates import GATES, is_floor
 from orchestrator.spec.strict import Strict
 
 __all__ = [
@@ -55,6 +55,15 @@ class GateResult:
         """The measured value and the limit in words, with as many digits as tell them apart."""
         return distinct_numbers(self.measured, self.limit)
 
+    @property
+    def comparison(self) -> str:
+        """Such as `0.177 ≤ 4.711`, or `0.91 < 0.99` where it failed."""
+        sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[
+            is_floor(self.gate), self.passed
+        ]
+        measured, limit = self.numbers
+        return f"{measured} {sign} {limit}"
+
 
 def distinct_numbers(measured: float, limit: float) -> tuple[str, str]:
     """Both in words, with as many digits as tell them apart: 0.99998 and 0.99999, not 1 and 1."""
@@ -97,6 +106,9 @@ class OutputParity(Strict):
             measures, where it does not apply to the output.
         max_rel_error: largest |actual - expected| / max(|expected|, RELATIVE_FLOOR x magnitude).
         cosine: of both outputs as flat vectors, in [-1, 1]; 1.0 for two zero vectors, 0.0 if only one is zero.
+        row_cosine: the smallest cosine of a row, which is everything that the output has for one sample; not measured on edge
+            inputs, nor of rows of one number or of nearly nothing but zeros.
+        farthest_row: the row with that cosine.
         top1_agreement: for floats of shape [rows, classes] with two or more classes, the share of rows whose top class is a
             top class of the baseline (ties count); for integers, booleans and texts the share of equal elements. A row that
             is not finite agrees if it is equal.
@@ -111,6 +123,8 @@ class OutputParity(Strict):
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     cosine: float | None = None
+    row_cosine: float | None = None
+    farthest_row: int | None = None
     top1_agreement: float | None = None
     rows: int = 0
     columns: WorstColumns | None = None
@@ -142,7 +156,7 @@ class Verdict(Document):
     """
 
     NAME: ClassVar[str] = "verdict"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     FILE: ClassVar[str] = "verdict.json"
 
     candidate: str

@@ -162,6 +162,8 @@ class Server:
         request_seconds: how long running requests may take when it stops.
         answers_after_sigterm: whether it keeps answering while traffic is routed away; otherwise that must happen before the
             signal.
+        at_once: arguments with which it does not go on answering after the signal, where traffic was routed away before; empty if it
+            never does.
         ready_failures: consecutive failures of the ready path, five seconds apart, until requests are routed elsewhere.
         packaged: whether it consists of Python packages, which the image installs.
         code: folder of the Docker context → folder with the server's own Python files, which are copied there.
@@ -183,6 +185,7 @@ class Server:
     request_seconds: int
     answers_after_sigterm: bool
     grpc_port: int | None = None
+    at_once: tuple[str, ...] = ()
     ready_failures: int = 2
     packaged: bool = True
     code: Mapping[str, Path] = field(default_factory=dict)

@@ -51,6 +51,8 @@ class OwnServerJson(ServerJson):
     runtime: str | None = None
     provider: str
     graph_optimization: str | None = None
+    spinning: bool | None = None
+    memory_arena: bool | None = None
     devices: tuple[int, ...] | None = None
     cuda_graphs: bool | None = None
     threads: int | None = None
@@ -113,6 +115,7 @@ class OwnServer(ServingBackend):
         protocol="JSON of the Open Inference Protocol v2",
         request_seconds=30,
         answers_after_sigterm=True,
+        at_once=("--drain-seconds", "0"),
         code={"mlo_server": _CODE},
     )
 

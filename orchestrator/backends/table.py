@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def backends_of(format_name: str) -> tuple[str, ...]:
     return tuple(name for name, row in BACKENDS.items() if format_name in row.formats)
 
 
+@cache
 def backend(name: str) -> Backend:
     """The backend with this name.
 

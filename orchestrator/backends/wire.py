@@ -110,7 +110,7 @@ def decode(body: bytes, headers: Mapping[str, str]) -> dict[str, np.ndarray[Any,
         raw = _Raw(b"" if size is None else body[int(size) :])
         outputs = json.loads(body if size is None else body[: int(size)])["outputs"]
         found = {tensor["name"]: _array(tensor, raw).reshape(tensor["shape"]) for tensor in outputs}
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:
         raise ValueError(f"not an inference response: {type(error).__name__}: {error}") from error
     if raw.left:
         raise ValueError(f"not an inference response: {raw.left} bytes after its tensors")

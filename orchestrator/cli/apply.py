@@ -81,6 +81,7 @@ def apply(
     stop = Stop()
     # Read all before applying the first, so that a mistake in the last one does not stop the run half-way.
     plans = [plan for path in specs for plan in _plans(path, replaced, platform, environment)]
+    _refuse_the_same_twice(plans)
     try:
         for planned, store, approved in plans:
             if planned.loaded.warnings:
@@ -149,6 +150,31 @@ def _plans(
         )
     saved = [(document, open_store(Path(document.spec).parent)) for document in read_plan_file(path)]
     return [(plan_from_file(path, document, store), store, True) for document, store in saved]
+
+
+def _refuse_the_same_twice(plans: list[tuple[Planned, Store, bool]]) -> None:
+    """Two specs of one deployment would take turns in replacing each other, at every run; of one place, the second would be refused."""
+    files: dict[tuple[Path | None, str], str] = {}
+    for planned, store, _ in plans:
+        name, loaded = planned.plan.name, planned.loaded
+        named = f"are named `{name}`", "the release of each would replace the other's"
+        own: tuple[Path | None, str] = (store.home.root, name)
+        claims = [(own, ("metadata", "name"), named)]
+        for key, place in loaded.spec.deploy.claims(loaded.folder).items():
+            there = f"deploy to {place}", "the second one would be refused once the first one is deployed"
+            claims.append(((None, place), ("deploy", key), there))
+        for claim, at, (what, why) in claims:
+            before = files.get(claim)
+            if before is not None:
+                twice = Diagnostic(
+                    "E206",
+                    f"two of the given specs {what}",
+                    cause=f"the other one is {before}, and {why}",
+                    remedy=f"give one of them another `{'.'.join(at)}`, or leave it out",
+                    at=at,
+                )
+                raise UsageError(loaded.located(twice))
+            files[claim] = str(loaded.document.file)
 
 
 def _ask(planned: Planned) -> None:

@@ -21,9 +21,7 @@ from orchestrator.images.evidence import Evidence, read_evidence
 from orchestrator.images.settings import image_settings
 from orchestrator.release.image import release_image
 
-__all__ = ["build", "push"]
-
-_MEGABYTE = 1e6
+__all__ = ["build", "push", "require_registry"]
 
 
 @click.command(
@@ -70,7 +68,7 @@ def _make(spec: Path, platform: Path | None, environment: str | None, *, push: b
     planned = make_plan(spec, store, platform=platform, environment=environment, observer=lines(), image=True)
     settings = replace(image_settings(planned.loaded), push=push)
     if push:
-        _require_registry(planned)
+        require_registry(planned)
     with refused_decisions(as_json=as_json), watch(show_cached=planned.preview.changes) as observer:
         outcomes = run_steps(planned, store, observer, Stop())
         store.stat_cache.save()
@@ -89,7 +87,12 @@ def _make(spec: Path, platform: Path | None, environment: str | None, *, push: b
         console.print_result(_text(known))
 
 
-def _require_registry(planned: Planned) -> None:
+def require_registry(planned: Planned) -> None:
+    """Refuse to push before anything is computed, where the spec says no place.
+
+    Raises:
+        UsageError: E632.
+    """
     if planned.loaded.spec.image.registry is None:
         name = planned.plan.name
         raise UsageError(
@@ -131,16 +134,12 @@ def _document(known: Evidence) -> dict[str, Any]:
 
 
 def _text(known: Evidence) -> str:
-    image, sizes = known.image, known.sizes
-    size = (
-        f"{sizes.total / _MEGABYTE:.0f} MB: the base {sizes.base / _MEGABYTE:.0f}, the server "
-        f"{sizes.above_base / _MEGABYTE:.0f}, the model {sizes.model / _MEGABYTE:.1f}"
-    )
+    image = known.image
     lines = [
         f"image: {click.style(image.reference, bold=True)}",
         f"id: {image.id}",
         f"platform: {image.platform}",
-        f"size: {size}",
+        f"size: {known.sizes.text}",
         f"packages: {known.sbom}",
         f"provenance: {known.provenance}",
     ]

@@ -60,7 +60,8 @@ def table_lines(rows: Sequence[Sequence[str]], *, right: frozenset[int], width: 
         rows: cells, which may contain styles; the header is the first row.
         right: right-aligned columns.
         width: the columns of the terminal; None for no limit. The widest column of texts is then narrowed, and its cells are
-            wrapped; a table that is too wide even so becomes a block of `name  value` lines for each row.
+            wrapped; a table that is too wide even so becomes a block of `name  value` lines for each row, in whose first line
+            stand the cells without a heading.
     """
     widths = [max(cells(row[i]) for row in rows) for i in range(len(rows[0]))]
     gaps = 2 * (len(widths) - 1)
@@ -93,9 +94,10 @@ def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     names = max(map(cells, header[1:]), default=0)
     lines = [header[0]]
     for row in body:
-        lines.append(row[0])
+        unnamed = (cell for name, cell in zip(header[1:], row[1:], strict=True) if cell and not name)
+        lines.append("  ".join([row[0], *unnamed]))
         for name, cell in zip(header[1:], row[1:], strict=True):
-            if cell:
+            if cell and name:
                 first, *rest = wrapped_line(cell, max(width - names - 4, _NARROWEST))
                 lines.append(f"  {name}{' ' * (names - cells(name))}  {first}")
                 lines += [f"{' ' * (names + 4)}{part}" for part in rest]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import IO, Any
@@ -13,9 +12,9 @@ from typing import IO, Any
 import click
 
 from orchestrator.cli.columns import table_lines, wrapped
-from orchestrator.cli.visible import shown, shown_line
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import MloError
+from orchestrator.visible import shown, shown_line
 
 __all__ = [
     "confirm",
@@ -41,6 +40,8 @@ def wants_colour(stream: IO[Any]) -> bool:
 
 def width() -> int:
     """Columns of the terminal; 100 without one."""
+    import shutil  # noqa: PLC0415 - it imports all kinds of archives, and most results are narrow or go to no terminal
+
     return shutil.get_terminal_size((100, 24)).columns
 
 
@@ -82,7 +83,7 @@ def print_json(document: Any) -> None:
 
 def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
     """Print errors and warnings to standard error."""
-    from orchestrator.cli.report import render_text  # noqa: PLC0415 - only when there is something to show
+    from orchestrator.cli.diagnostics_text import render_text  # noqa: PLC0415 - only when there is something to show
 
     click.echo(render_text(diagnostics, color=wants_colour(sys.stderr), width=width()), err=True, color=True)
 

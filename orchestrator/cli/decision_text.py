@@ -6,35 +6,49 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.artifacts.measurement import NotMeasured, bytes_text, rate_text, times_text
+from orchestrator.artifacts.measurement import NotMeasured, bytes_text, memory_text, rate_text, seconds_text, times_text
 from orchestrator.cli import console
 from orchestrator.cli.columns import wrapped_line
 from orchestrator.cli.gates_text import gates_table, verification_table
+from orchestrator.images.evidence import Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.artifacts.decision import CandidateFate, DecidedCandidate, Decision
+    from orchestrator.artifacts.measurement import Objective
     from orchestrator.artifacts.runtime_report import RuntimeMeasurement
     from orchestrator.artifacts.server_report import OpenLoop, Saturation, ServerMeasurement, WireResult
     from orchestrator.diagnostics import Diagnostic
 
 __all__ = ["candidate_text", "decision_text", "refusal_text"]
 
-_COLOURS: dict[CandidateFate, str | None] = {"won": "green", "lost": None, "refused": None, "dominated": None}
+_COLOURS: dict[CandidateFate, str | None] = {
+    "won": "green",
+    "lost": None,
+    "refused": None,
+    "dominated": None,
+    "did not help": None,
+    "same as another": None,
+    "not tried": None,
+}
 _HEADER = ("candidate", "backend", "fate", "run p50", "speed-up", "load", "memory", "p99", "rows/s")
 _NOT_MEASURED = "not measured"
 _NUMBERS = frozenset(range(3, len(_HEADER)))
 
 
-def decision_text(decision: Decision) -> str:
-    """The decision as a table, followed by the reason for each candidate, the winner first if there is one."""
+def decision_text(decision: Decision, image: str | None = None) -> str:
+    """The decision as a table, followed by the reason for each candidate, the winner first if there is one.
+
+    Args:
+        decision: the decision.
+        image: of the winner with its size, a sentence without a full stop; None if none was built, or it is told elsewhere.
+    """
     order = sorted(decision.candidates, key=lambda c: (c.fate != "won", c.server is None, c.runtime is None))
     baseline = None if decision.baseline is None else decision.baseline.measured
-    given = None if baseline is None else baseline.batches[0].p50
-    rows = [_row(candidate, given) for candidate in order]
+    rows = [_row(candidate, decision.objective) for candidate in order]
     if baseline is not None:
-        rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, given), "", ""))
+        rows.append(("(baseline)", "framework", "original model", *_runtime_cells(baseline, "1.0x"), "", ""))
     lines = [
         console.table(_HEADER, rows, right=_NUMBERS),
         *([_legend(decision)] if baseline is not None or any(c.runtime for c in order) else []),
@@ -45,6 +59,10 @@ def decision_text(decision: Decision) -> str:
     winner = next((c for c in order if c.fate == "won"), None)
     if winner is not None and (proven := _proven(winner)):
         lines += _wrapped(winner.candidate, proven[0])
+    if winner is not None and winner.server is not None:
+        lines += _wrapped("start", f"{_start(winner.server)}, {_where(winner.server)}")
+    if image is not None:
+        lines += _wrapped("image", image)
     lines += _one_by_one(decision)
     lines += [line for note in decision.notes for line in _wrapped("note", note)]
     return "\n".join(lines)
@@ -86,16 +104,23 @@ def candidate_text(candidate: DecidedCandidate, decision: Decision) -> str:
         ]
         header = ("batch", "p50", "p90", "p95", "p99", "rows/s", "first call")
         lines += ["", "In the runtime:", console.table(header, cells, right=frozenset(range(7)))]
-        lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {_mib(runtime.peak_rss)}")
+        lines.append(f"load {_ms(runtime.load_seconds)}, peak memory {memory_text(runtime.peak_rss)}")
     if server is not None:
-        lines += ["", _where(server), *_wire_lines(server), f"peak memory {_mib(server.peak_rss)}"]
+        lines += ["", f"In the server, {_where(server)}, over the wire:", *_wire_lines(server)]
+        lines += [f"peak memory {memory_text(server.peak_rss)}", _start(server)]
+        if server.image is not None:
+            lines.append(f"image: {Sizes(**server.image.model_dump()).text}")
         lines += _proven(candidate)
     return "\n".join(lines)
 
 
 def _where(server: ServerMeasurement) -> str:
-    where = "in a container with its limits" if server.inside == "container" else "as a process"
-    return f"In the server, {where}, over the wire:"
+    return "in a container with its limits" if server.inside == "container" else "as a process"
+
+
+def _start(server: ServerMeasurement) -> str:
+    ready, first = _ms(server.ready_seconds), _ms(server.first_request_seconds)
+    return f"ready {ready} after it was started, the first request took {first}"
 
 
 def _proven(candidate: DecidedCandidate) -> list[str]:
@@ -120,6 +145,8 @@ def _wire_lines(server: ServerMeasurement) -> Iterator[str]:
         return
     if (knee := server.known_knee) is not None and knee.rate != (loop.rate if loop is not None else None):
         yield f"at the knee, {rate_text(knee.rate)}/s: p99 {_ms(knee.p99)}, {knee.cpus:.2g} CPUs"
+    if knee is not None and knee.unsearched:
+        yield f"the knee was not searched further than {rate_text(knee.rate)}/s: {knee.unsearched}"
     yield f"at saturation, {full.connections} connections: {full.rows_text}, p99 {_ms(full.p99)}"
     if full.cpu_seconds_per_request is not None:
         yield f"CPU time per request at saturation: {_ms(full.cpu_seconds_per_request)}"
@@ -159,10 +186,10 @@ def _not_measured(found: OpenLoop | Saturation | NotMeasured) -> str:
     return f"not measured: {found.reason}" if isinstance(found, NotMeasured) else ""
 
 
-def _row(candidate: DecidedCandidate, given: float | None) -> tuple[str, ...]:
+def _row(candidate: DecidedCandidate, objective: Objective) -> tuple[str, ...]:
     server, runtime = candidate.server, candidate.runtime
     fate = candidate.fate
-    cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, given)
+    cells = ("", "", "", "") if runtime is None else _runtime_cells(runtime, _speed_up(runtime, objective))
     wire = ("", "")
     if server is not None:
         loop, full = server.on_schedule, server.saturated
@@ -176,10 +203,18 @@ def _row(candidate: DecidedCandidate, given: float | None) -> tuple[str, ...]:
     return name, candidate.backend, click.style(fate, fg=_COLOURS.get(fate, "yellow")), *cells, *wire
 
 
-def _runtime_cells(runtime: RuntimeMeasurement, given: float | None) -> tuple[str, str, str, str]:
-    p50 = runtime.batches[0].p50
-    speed_up = f"{times_text(given / p50) if given < p50 else f'{given / p50:.1f}'}x" if given and p50 else ""
-    return _ms(p50), speed_up, _ms(runtime.load_seconds), _mib(runtime.peak_rss)
+def _runtime_cells(runtime: RuntimeMeasurement, speed_up: str) -> tuple[str, str, str, str]:
+    return _ms(runtime.batches[0].p50), speed_up, _ms(runtime.load_seconds), memory_text(runtime.peak_rss)
+
+
+def _speed_up(runtime: RuntimeMeasurement, objective: Objective) -> str:
+    """From the comparison in turns that the fate rests on, not from two medians, so that all that is told of it agrees."""
+    against = runtime.against_baseline
+    paired = None if against is None else against.for_objective(objective)
+    if paired is None or paired.ratio <= 0:
+        return ""
+    times = 1 / paired.ratio
+    return f"{times_text(times) if times < 1 else f'{times:.1f}'}x"
 
 
 def _legend(decision: Decision) -> str:
@@ -190,7 +225,7 @@ def _legend(decision: Decision) -> str:
     elif inside == {"process"}:
         rate += " servers were measured as processes;"
     return click.style(
-        f"run p50 is the time of one call with the smallest batch, without a server; speed-up is relative to the baseline;"
+        f"run p50 (one call with the smallest batch), load and memory are without a server; speed-up is relative to the baseline;"
         f"{rate} rows/s is at saturation.",
         dim=True,
     )
@@ -221,12 +256,4 @@ def _wrapped(head: str, reason: str) -> list[str]:
 
 
 def _ms(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 1e-5:
-        return f"{seconds * 1e6:.1f} us"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
-
-
-def _mib(count: int | None) -> str:
-    return "" if count is None else f"{count / 2**20:,.0f} MiB"
+    return "" if seconds is None else seconds_text(seconds)

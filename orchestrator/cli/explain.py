@@ -13,16 +13,17 @@ import click
 
 from orchestrator.cli import console
 from orchestrator.cli.decision_text import candidate_text, decision_text, refusal_text
+from orchestrator.cli.deployments import is_name, latest_decision
 from orchestrator.cli.options import find_store, open_store, spec_options
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 
-_NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _STATES = {"cached": "has ended", "run": "is to run", "forced": "is to run", "known after run": "follows"}
 
 if TYPE_CHECKING:
     from orchestrator.artifacts.decision import Decision
     from orchestrator.engine.planning import Planned
+    from orchestrator.store.store import Store
 
 __all__ = ["explain"]
 
@@ -33,6 +34,7 @@ Examples:
   mlo explain E101                                     what an error code means
   mlo explain specs/digits/digits.yaml                 why the winner won
   mlo explain digits                                   the same, of the latest run under that name
+  mlo explain digits memory                            why a value that it was deployed with is what it is
   mlo explain specs/digits/digits.yaml onnx-int8       why a candidate won or lost
   mlo explain specs/digits/digits.yaml convert.onnx    why a step ran, and with which inputs
   mlo explain specs/digits/digits.yaml hardware.cpus   where a value comes from
@@ -49,20 +51,33 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
 
         console.print_result(explain_code(what.upper()))
         return
-    if _NAME.fullmatch(what) and not Path(what).exists():
-        _explain_latest(what, part)
+    if is_name(what, found := find_store()):
+        _explain_latest(found, what, part, platform, environment)
         return
-    from orchestrator.cli.rendered_text import RENDERED, rendered_values  # noqa: PLC0415 - not needed for codes
-    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - likewise
+    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
 
     store = open_store(Path(what).parent)
-    planned = make_plan(Path(what), store, platform=platform, environment=environment)
+    _explain_planned(make_plan(Path(what), store, platform=platform, environment=environment), store, what, part)
+
+
+def _explain_planned(planned: Planned, store: Store, spec: str, part: str | None) -> None:
+    """Explain the decision about a spec in its present form, or a part of its plan.
+
+    Raises:
+        UsageError: E217 it has no such part.
+    """
+    from orchestrator.cli.rendered_text import RENDERED, rendered_values  # noqa: PLC0415 - not needed for codes
+
     steps = {step.id: step for step in planned.preview.steps}
     decision = planned.decision(store)
     candidates = {} if decision is None else {c.candidate: c for c in decision.candidates}
     undecided = {} if decision is not None else _undecided(planned)
     if part is None:
-        console.print_result(_no_decision(what, undecided) if decision is None else _decision(decision))
+        console.print_result(
+            _no_decision(spec, undecided)
+            if decision is None
+            else _decision(decision, store, planned.output(store, "select"))
+        )
     elif part in steps:
         console.print_result(_step_text(planned.explain_step(store, part)))
         if part == "render" and (values := rendered_values(planned, store)):
@@ -83,31 +98,27 @@ def explain(what: str, part: str | None, platform: Path | None, environment: str
         raise _unknown(part, [*steps, *candidates, *undecided, *RENDERED])
 
 
-def _explain_latest(name: str, part: str | None) -> None:
+def _explain_latest(store: Store, name: str, part: str | None, platform: Path | None, environment: str | None) -> None:
     """Explain the decision of the latest run under a name, whether it was deployed or nothing won.
 
+    All that a spec's plan has can be explained as well while the spec of what is deployed is as it was applied.
+
     Raises:
-        UsageError: E602 there was none in this store; E217 it has no such candidate.
+        UsageError: E602 there was no decision in this store; E217 it has no such candidate, nor the spec such a part.
     """
     from orchestrator.artifacts.decision import Decision  # noqa: PLC0415 - not needed for codes
 
-    store = find_store()
-    receipt = store.receipts.latest("select", name)
-    if receipt is None or receipt.manifest is None:
-        raise UsageError(
-            Diagnostic(
-                "E602",
-                f"nothing is decided under the name `{name}`",
-                cause=f"the store is {store.home.root}",
-                remedy=f"give a spec, as in `mlo explain {name}.yaml`; or run the command in the repository of the deployment",
-            )
-        )
-    decision = Decision.read(store.trees.path(receipt.manifest.digest))
+    receipt = latest_decision(store, name, "explain")
+    assert receipt.manifest is not None, "a decision has files"
+    selected = store.trees.path(receipt.manifest.digest)
+    decision = Decision.read(selected)
     candidates = {each.candidate: each for each in decision.candidates}
     if part is None:
-        console.print_result(_decision(decision))
+        console.print_result(_decision(decision, store, selected))
     elif part in candidates:
         console.print_result(candidate_text(candidates[part], decision))
+    elif (planned := _as_applied(store, name, platform, environment)) is not None:
+        _explain_planned(planned, store, planned.loaded.document.file, part)
     else:
         close = difflib.get_close_matches(part, candidates, 1)
         near = f"did you mean `{close[0]}`?" if close else f"name one of {', '.join(candidates)}"
@@ -115,10 +126,21 @@ def _explain_latest(name: str, part: str | None) -> None:
             Diagnostic(
                 "E217",
                 f"the decision about {name} has no candidate `{part}`",
-                cause="steps and keys are explained from the spec",
+                cause="steps, keys and rendered values are explained from the spec, and there is none as it was applied",
                 remedy=f"{near.removesuffix('?')}; or give the spec: mlo explain SPEC {part}",
             )
         )
+
+
+def _as_applied(store: Store, name: str, platform: Path | None, environment: str | None) -> Planned | None:
+    """The plan of the spec that a deployment was made of; None if it has changed since, is gone, or was never deployed."""
+    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for codes
+
+    deployment = store.state.read().deployments.get(name)
+    if deployment is None or not (file := Path(deployment.spec_file)).is_file():
+        return None
+    planned = make_plan(file, store, platform=platform, environment=environment)
+    return planned if planned.loaded.digest == deployment.spec_digest else None
 
 
 def _not_rendered(decision: Decision | None, known: dict[str, str]) -> str:
@@ -149,8 +171,10 @@ def _undecided(planned: Planned) -> dict[str, str]:
     return texts
 
 
-def _decision(decision: Decision) -> str:
-    text = decision_text(decision)
+def _decision(decision: Decision, store: Store, selected: Path | None) -> str:
+    from orchestrator.cli.image_text import decided_image  # noqa: PLC0415 - not needed for codes
+
+    text = decision_text(decision, None if selected is None else decided_image(store, selected))
     return text if decision.refusal is None else f"{text}\n{refusal_text(decision.refusal)}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import console
-from orchestrator.spec.gates import GATES, is_floor
-from orchestrator.verify.gates import closeness
+from orchestrator.spec.gates import GATES
+from orchestrator.verify.gates import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def verification_table(candidates: Sequence[DecidedCandidate]) -> list[str]:
 
 def gates_table(gates: Sequence[GateResult], accuracy: Mapping[str, Accuracy]) -> list[str]:
     """A row for each gate and output of one candidate, and its accuracy."""
-    rows = [(g.gate, g.output, _value(g), "passed" if g.passed else "failed", g.case) for g in gates]
+    rows = [(g.gate, g.output, g.comparison, "passed" if g.passed else "failed", g.case) for g in gates]
     lines = [console.table(("gate", "output", "value and limit", "", "closest in"), rows)]
     return lines + [
         f"accuracy of {output}: {_accuracy({output: each})} of the samples have their label as top class; not a gate"
@@ -47,17 +47,8 @@ def gates_table(gates: Sequence[GateResult], accuracy: Mapping[str, Accuracy]) -
 
 
 def _closest(gates: Sequence[GateResult], name: str) -> str:
-    found = [gate for gate in gates if gate.gate == name]
-    return _value(max(found, key=closeness)) if found else ""
-
-
-def _value(gate: GateResult) -> str:
-    """Such as `0.177 ≤ 4.711`, or `0.91 < 0.99` where it failed."""
-    sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[
-        is_floor(gate.gate), gate.passed
-    ]
-    measured, limit = gate.numbers
-    return f"{measured} {sign} {limit}"
+    found = nearest(gates, name)
+    return "" if found is None else found.comparison
 
 
 def _accuracy(accuracy: Mapping[str, Accuracy]) -> str:

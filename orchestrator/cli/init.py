@@ -15,7 +15,6 @@ import click
 from orchestrator.cli import console
 from orchestrator.cli.options import json_option, locate_home, open_store
 from orchestrator.cli.progress import watch
-from orchestrator.cli.visible import shown_line
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
 from orchestrator.draft.naming import deployment_name
@@ -31,6 +30,7 @@ from orchestrator.spec.source_models import SourceKind
 from orchestrator.spec.types import EXPECTS, NAME
 from orchestrator.store.atomic import write_atomic
 from orchestrator.store.store import Store
+from orchestrator.visible import shown_line
 
 __all__ = ["init"]
 
@@ -54,7 +54,11 @@ Examples:
     "--output", "-o", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR|-",
     help="Where to write the spec. Default: NAME.yaml in the current directory.",
 )  # fmt: skip
-@click.option("--name", metavar="NAME", help="Name of the deployment. Default: the name of the file or folder.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Name of the deployment. Default: that of the file or folder, or of the folder around `model.*` and the like.",
+)
 @click.option("--kind", type=click.Choice(get_args(SourceKind)), help="The kind of model, if it is not recognized.")
 @click.option(
     "--samples", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
@@ -97,7 +101,9 @@ def init(
     folder = Path() if spec is None else spec.parent
     random_file = None if spec is None or samples is not None else _random_file(folder, name, force=force)
     home = locate_home(folder)
-    _refuse_inside(model.path, folder, home.root)
+    elsewhere = "run the command in another folder, such as the parent" if output is None else "choose another --output"
+    _refuse_inside(model.path, folder, elsewhere)
+    _refuse_inside(model.path, home.root, "set MLO_HOME to a folder outside of the model's")
     if model.remark:
         console.print_note(f"using {model.path}: {model.remark}")
     began = time.monotonic()
@@ -124,18 +130,17 @@ def init(
     _tell(written, as_json=as_json)
 
 
-def _refuse_inside(model: Path, *folders: Path) -> None:
+def _refuse_inside(model: Path, folder: Path, remedy: str) -> None:
     """Refuse to write into a model's folder: anything written there changes the model."""
-    for folder in folders:
-        if model.is_dir() and folder.resolve().is_relative_to(model.resolve()):
-            raise UsageError(
-                Diagnostic(
-                    "E146",
-                    f"{folder.resolve()} is inside the model's folder",
-                    cause="all files in that folder belong to the model, so writing there would change it",
-                    remedy="run the command in another folder, such as the parent",
-                )
+    if model.is_dir() and folder.resolve().is_relative_to(model.resolve()):
+        raise UsageError(
+            Diagnostic(
+                "E146",
+                f"{folder.resolve()} is inside the model's folder",
+                cause="all files in that folder belong to the model, so writing there would change it",
+                remedy=remedy,
             )
+        )
 
 
 def _spec_file(output: Path, name: str, *, force: bool) -> Path:

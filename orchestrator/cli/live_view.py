@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.progress import Tally, ended_line, queued_line, stopping_line, time_text
-from orchestrator.cli.visible import shown_line
 from orchestrator.events import Event, Observer, Queued, StepEnded, StepProgress, StepStarted, Stopping, Waiting
+from orchestrator.visible import shown_line
 
 __all__ = ["live_view"]
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "render": ("orchestrator.cli.render:render", "Write the Docker context, compose file and Helm chart."),
     "build": ("orchestrator.cli.build:build", "Build the image with the Docker Engine."),
     "push": ("orchestrator.cli.build:push", "Push the image to its registry."),
+    "benchmark": ("orchestrator.cli.benchmark:benchmark", "Measure a deployment or another server, or compare two."),
     "predict": ("orchestrator.cli.predict:predict", "Send inputs to a deployment and print its outputs."),
     "status": ("orchestrator.cli.status:status", "Show what is deployed and its health."),
     "logs": ("orchestrator.cli.status:logs", "Show the server log of a deployment."),
@@ -40,6 +41,7 @@ _COMMANDS = {
         "orchestrator.cli.explain:explain",
         "Explain a step, a candidate, a value of the spec or an error code.",
     ),
+    "report": ("orchestrator.cli.report:report", "Write a report of a decision, as a page or as Markdown."),
     "doctor": (
         "orchestrator.cli.doctor:doctor",
         "Check what this machine has and what is missing.",

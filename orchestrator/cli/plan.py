@@ -16,6 +16,7 @@ from orchestrator.engine.apply import what_would_refuse
 from orchestrator.engine.planning import make_plan
 from orchestrator.errors import ExitCode
 from orchestrator.plan.plan_file import SavedPlan, read_plan_file, write_plan_file
+from orchestrator.store.store import Store
 
 __all__ = ["plan", "show"]
 
@@ -54,8 +55,9 @@ def plan(
     """
     plans: list[SavedPlan] = []
     changes = False
+    stores: dict[Path, Store] = {}
     for path in specs:
-        store = open_store(path.parent)
+        store = stores.get(path.parent) or stores.setdefault(path.parent, open_store(path.parent))
         planned = make_plan(
             path, store, platform=platform, environment=environment, replaced=replaced, observer=lines()
         )

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.visible import shown_line
 from orchestrator.plan.plan_file import LiveStatus, SavedPlan
+from orchestrator.visible import shown_line
 
 __all__ = ["plan_text"]
 

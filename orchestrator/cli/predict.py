@@ -48,8 +48,10 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
 
     store = find_store()
     deployment = find_deployment(store, name)
-    url = target_of(deployment, store).url()
+    target = target_of(deployment, store)
+    url = target.url()
     served = served_by(store, deployment)
+    certificate = None if served.certificate is None else target.certificate(served.certificate, url)
     requests = read_requests(input_, served.signature)
     backend = serving_backend(deployment.backend)
 
@@ -63,7 +65,7 @@ def predict(name: str, input_: Path, timeout: float, as_json: bool) -> None:
             signature=served.signature,
             max_body=served.max_body,
             token_file=served.token_file,
-            certificate=served.certificate,
+            certificate=certificate,
         )
 
     answers = [ask(inputs) for inputs in requests.inputs]

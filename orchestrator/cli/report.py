@@ -1,196 +1,165 @@
-"""Diagnostics as text, as pull-request annotations and as JSON. Pure: it returns text, `console` prints it."""
+"""`mlo report`: a decision and all that it rests on, as one page to open, or as Markdown for a pull request."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli.visible import visible
-from orchestrator.diagnostics import Diagnostic, Span
+import click
 
-__all__ = ["as_json", "render_github", "render_text", "summary"]
+from orchestrator.cli import console
+from orchestrator.cli.options import find_store, open_store, spec_options
+from orchestrator.diagnostics import Diagnostic
+from orchestrator.errors import UsageError
 
-_TAB = "    "  # tab stops have no meaning in YAML; four cells keep lines readable
-_COLORS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "place": "\x1b[1;34m", "bold": "\x1b[1m"}
-_RESET = "\x1b[0m"
-_LEAST_WIDTH = 40
+if TYPE_CHECKING:
+    from orchestrator.report.evidence import Evidence
+    from orchestrator.store.store import Store
 
-_Paint = Callable[[str, str], str]
+__all__ = ["report"]
 
 
-def render_text(diagnostics: Sequence[Diagnostic], *, color: bool, width: int) -> str:
-    """The format of compilers: headline, position, the line with carets under the error, what to do.
+@click.command(
+    epilog="""\b
+Examples:
+  mlo report digits --output report.html                     open it with a browser; it needs no network
+  mlo report specs/digits/digits.yaml --output report.html
+  mlo report digits --format markdown                        for a pull request, to standard output
+"""
+)
+@click.argument("what", metavar="NAME|SPEC")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write it. An earlier report is replaced.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "markdown"]),
+    default="html",
+    show_default=True,
+    help="`markdown` goes to standard output without --output.",
+)
+@spec_options
+def report(
+    what: str, output: Path | None, form: Literal["html", "markdown"], platform: Path | None, environment: str | None
+) -> None:
+    """Write a report: the decision, the measurements with their confidence, the gates and the fate of every candidate.
 
-    Args:
-        diagnostics: in display order.
-        color: whether to use ANSI colours.
-        width: columns of the terminal; longer text is wrapped, a longer source line is truncated around the caret.
+    Of a deployment, that of its latest run, also if nothing won; of a spec, that of its present form. Runs and changes nothing.
     """
+    if output is None and form == "html":
+        raise click.UsageError("A page needs --output FILE; --format markdown prints.")
+    from orchestrator.cli.deployments import is_name  # noqa: PLC0415 - not needed for the help
 
-    def paint(style: str, text: str) -> str:
-        return f"{_COLORS[style]}{text}{_RESET}" if color and text else text
-
-    return "\n\n".join(_block(each, paint, max(width, _LEAST_WIDTH)) for each in diagnostics)
-
-
-def summary(diagnostics: Sequence[Diagnostic]) -> str:
-    """The counts, such as `2 errors, 1 warning`; empty if there are none."""
-    parts = []
-    for severity in ("error", "warning"):
-        count = sum(each.severity == severity for each in diagnostics)
-        if count:
-            parts.append(f"{count} {severity}{'' if count == 1 else 's'}")
-    return ", ".join(parts)
-
-
-def as_json(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
-    """Plain JSON, one object each, with the fields of `Diagnostic`."""
-    return [each.as_json() for each in diagnostics]
-
-
-def _block(diagnostic: Diagnostic, paint: _Paint, width: int) -> str:
-    head = f"{diagnostic.severity}[{diagnostic.code}]"
-    lines = _wrapped(f"{head}: {visible(diagnostic.message)}", width, hang=2)
-    lines[0] = paint(diagnostic.severity, head) + paint("bold", lines[0][len(head) :])
-    gutter = "  "
-    span = diagnostic.span
-    if span is not None:
-        gutter = " " * (len(str(span.line)) + 1)
-        lines.append(f"{gutter[:-1]}{paint('place', '-->')} {visible(span.file)}:{span.line}:{span.column}")
-        lines += _snippet(span, diagnostic, paint, width)
-    elif diagnostic.label:
-        lines += _note("note", diagnostic.label, gutter, paint, width)
-    if diagnostic.cause:
-        lines += _note("cause", diagnostic.cause, gutter, paint, width)
-    if diagnostic.remedy:
-        lines += _note("help", diagnostic.remedy, gutter, paint, width)
-    for note in diagnostic.notes:
-        name, colon, text = note.partition(": ")
-        lines += _note(name if colon else "note", text if colon else note, gutter, paint, width)
-    return "\n".join(lines)
-
-
-def _note(name: str, text: str, gutter: str, paint: _Paint, width: int) -> list[str]:
-    start = f"{gutter}= "
-    lines: list[str] = []
-    for paragraph in f"{name}: {text}".splitlines() or [""]:
-        lines += _wrapped(visible(paragraph), width - len(start), hang=2)
-    return [
-        f"{gutter}{paint('place', '=')} {paint('bold', f'{name}:')}{lines[0][len(name) + 1 :]}",
-        *(f"{' ' * len(start)}{line}" for line in lines[1:]),
-    ]
-
-
-def _wrapped(text: str, width: int, hang: int) -> list[str]:
-    """Wrapped at spaces only: long paths and commands stay whole, so that they can be copied."""
-    return textwrap.wrap(
-        text, max(width, 20), subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
-    ) or [""]
-
-
-def _snippet(span: Span, diagnostic: Diagnostic, paint: _Paint, width: int) -> list[str]:
-    number = str(span.line)
-    pad = " " * len(number)
-    bar = paint("place", "|")
-    start, stop = _marked(span)
-    text = span.text
-    if start > len(text):  # the line was truncated before this position
-        return []
-    before, marked, after = _shown(text[:start]), _shown(text[start:stop]), _shown(text[stop:])
-    before, marked, after = _fitted(before, marked, after, width - len(pad) - 3)
-    indent = " " * _cells(before)
-    carets = paint(diagnostic.severity, "^" * max(1, _cells(marked)))
-    lines = [f"{pad} {bar}", f"{paint('place', number)} {bar} {before}{marked}{after}".rstrip()]
-    label = _wrapped(visible(diagnostic.label), 10_000, hang=0)[0]
-    used = len(pad) + 3 + len(indent) + max(1, _cells(marked)) + 1
-    if label and used + _cells(label) > width:
-        # No room beside the caret: the label goes below, as far left as needed.
-        room = max(width - len(pad) - 3, 20)
-        below = _wrapped(label, room, hang=0)
-        left = max(0, min(len(indent), room - max(map(_cells, below))))
-        lines.append(f"{pad} {bar} {indent}{carets}")
-        lines += [f"{pad} {bar} {' ' * left}{paint(diagnostic.severity, line)}" for line in below]
+    store = find_store()
+    if is_name(what, store):
+        evidence = _latest(store, what)
     else:
-        lines.append(f"{pad} {bar} {indent}{carets} {paint(diagnostic.severity, label)}".rstrip())
-    return lines
+        store = open_store(Path(what).parent)
+        evidence = _of_spec(store, what, platform, environment)
+    from orchestrator.report.build import make_report  # noqa: PLC0415 - not needed for the help
+
+    made = make_report(evidence)
+    if form == "markdown":
+        from orchestrator.report import markdown  # noqa: PLC0415 - only for this form
+
+        text, mark = markdown.markdown(made), markdown.MARK
+    else:
+        from orchestrator.report import html  # noqa: PLC0415 - only for this form
+
+        text, mark = html.html(made), html.MARK
+    if output is None:
+        console.print_file(text.removesuffix("\n"))
+        return
+    _write(output, text.encode(), mark.encode())
+    console.print_result(f"{output}: {len(text.encode()) / 1e3:,.0f} kB")
 
 
-def _marked(span: Span) -> tuple[int, int]:
-    """The part of the line to mark with carets: offsets into the text, the end exclusive."""
-    start = span.column - 1
-    stop = span.end_column - 1 if span.end_line == span.line else len(span.text)
-    return start, max(start, min(stop, len(span.text)))
+def _latest(store: Store, name: str) -> Evidence:
+    """Of the latest run under a name, whether it was deployed or nothing won.
+
+    Raises:
+        UsageError: E602, there was none in this store.
+    """
+    from orchestrator.cli.deployments import latest_decision  # noqa: PLC0415 - not needed for the help
+    from orchestrator.report.evidence import find_evidence  # noqa: PLC0415 - likewise
+
+    receipt = latest_decision(store, name, "report")
+    deployment = store.state.read().deployments.get(name)
+    return find_evidence(store, receipt, lambda step: store.receipts.latest(step, name), deployment)
 
 
-def _fitted(before: str, marked: str, after: str, room: int) -> tuple[str, str, str]:
-    """Truncate a line that is longer than the terminal, keeping the marked part visible."""
-    if _cells(before + marked + after) <= room:
-        return before, marked, after
-    most = max(8, room * 2 // 3)
-    if _cells(marked) > most:
-        marked, after = _head(marked, most - 1) + "…", ""
-    left = max(0, room - _cells(marked) - min(_cells(after), room // 4))
-    if _cells(before) > left:
-        before = "…" + _tail(before, left - 1)
-    right = room - _cells(before) - _cells(marked)
-    if _cells(after) > right:
-        after = _head(after, right - 1) + "…"
-    return before, marked, after
+def _of_spec(store: Store, spec: str, platform: Path | None, environment: str | None) -> Evidence:
+    """Of a spec in its present form.
+
+    Raises:
+        UsageError: E602, it is not decided yet.
+    """
+    from orchestrator.engine.planning import make_plan  # noqa: PLC0415 - not needed for the help
+    from orchestrator.report.evidence import find_evidence  # noqa: PLC0415 - likewise
+    from orchestrator.store.receipts import Receipt  # noqa: PLC0415 - likewise
+
+    planned = make_plan(Path(spec), store, platform=platform, environment=environment)
+    store.stat_cache.save()
+    steps = {step.id: step for step in planned.preview.steps}
+
+    def receipt_of(step: str) -> Receipt | None:
+        found = steps.get(step)
+        return (
+            None if found is None or found.key is None or found.status != "cached" else store.receipts.read(found.key)
+        )
+
+    receipt = receipt_of("select")
+    if receipt is None or receipt.manifest is None:
+        raise UsageError(
+            Diagnostic(
+                "E602",
+                f"there is no decision yet for {spec} in its present form",
+                cause=f"the store is {store.home.root}",
+                remedy=f"run `mlo apply {spec}`, which measures and decides",
+            )
+        )
+    deployment = store.state.read().deployments.get(planned.plan.name)
+    return find_evidence(store, receipt, receipt_of, deployment)
 
 
-def _head(text: str, cells: int) -> str:
-    while text and _cells(text) > cells:
-        text = text[: min(len(text) - 1, max(cells, 0))]
-    return text
+def _write(output: Path, text: bytes, mark: bytes) -> None:
+    """Write the file; of those that are there, only an earlier report is replaced.
 
+    Raises:
+        UsageError: E216, it is a folder or another file.
+        StoreFailed: E701, it cannot be written.
+    """
+    from orchestrator.store.atomic import write_atomic  # noqa: PLC0415 - not needed for the help
+    from orchestrator.store.failures import store_errors  # noqa: PLC0415 - likewise
 
-def _tail(text: str, cells: int) -> str:
-    while text and _cells(text) > cells:
-        text = text[max(1, len(text) - max(cells, 0)) :]
-    return text
-
-
-def _shown(text: str) -> str:
-    return visible(text.replace("\t", _TAB))
-
-
-def _cells(text: str) -> int:
-    """The width of the text in terminal columns."""
-    if text.isascii():
-        return len(text)
-    from wcwidth import wcswidth  # noqa: PLC0415 - its tables take 10 ms to load, and most specs are ASCII
-
-    cells = wcswidth(text)
-    return cells if cells >= 0 else len(text)
-
-
-def render_github(diagnostics: Sequence[Diagnostic]) -> str:
-    """Workflow commands that GitHub shows as annotations in a pull request."""
-    return "\n".join(_command(each) for each in diagnostics)
-
-
-def _command(diagnostic: Diagnostic) -> str:
-    properties: dict[str, object] = {}
-    span = diagnostic.span
-    if span is not None:
-        properties = {"file": span.file, "line": span.line, "endLine": span.end_line, "col": span.column}
-        if span.end_line == span.line:  # GitHub takes columns within one line only
-            properties["endColumn"] = max(span.column, span.end_column - 1)
-        else:
-            del properties["col"]
-    properties["title"] = f"{diagnostic.code}: {diagnostic.message}"
-    body = [diagnostic.message + (f" ({diagnostic.label})" if diagnostic.label else "")]
-    body += [f"cause: {diagnostic.cause}"] if diagnostic.cause else []
-    body += [f"help: {diagnostic.remedy}"] if diagnostic.remedy else []
-    body += diagnostic.notes
-    listed = ",".join(f"{key}={_property(str(value))}" for key, value in properties.items())
-    return f"::{diagnostic.severity} {listed}::{_data(chr(10).join(body))}"
-
-
-def _data(text: str) -> str:
-    return "%0A".join(visible(line).replace("%", "%25") for line in text.split("\n"))
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    with store_errors("write", output):
+        if output.is_dir():
+            raise UsageError(
+                Diagnostic("E216", f"{output} is a folder", remedy="name a file in it, such as report.html")
+            )
+        if output.exists():
+            if not output.is_file():  # a device would be replaced by the report, and a pipe waited for
+                raise UsageError(
+                    Diagnostic(
+                        "E216",
+                        f"{output} is no regular file",
+                        remedy="name a file, such as report.html; --format markdown without --output prints",
+                    )
+                )
+            with output.open("rb") as file:
+                begins = file.read(len(mark))
+            if begins and begins != mark:
+                raise UsageError(
+                    Diagnostic(
+                        "E216",
+                        f"{output} is not a report of this form",
+                        cause="only an earlier report is replaced",
+                        remedy="choose another file, or remove it",
+                    )
+                )
+    write_atomic(output, text)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.deployments import find_deployment
+from orchestrator.cli.deployments import beside_text, find_deployment
 from orchestrator.cli.options import find_store, json_option, lock_timeout_option, reason_option
 from orchestrator.cli.progress import watch
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import UsageError
 from orchestrator.release.go_live import target_of
-from orchestrator.release.rollback import revisions, roll_back
+from orchestrator.release.rollback import revision_to_return_to, revisions, roll_back
 from orchestrator.store.state import Change
 
 __all__ = ["history", "rollback"]
@@ -35,7 +36,9 @@ def history(name: str, as_json: bool) -> None:
     """
     store = find_store()
     deployment = find_deployment(store, name)
-    there = target_of(deployment, store).history()
+    target = target_of(deployment, store)
+    there, beside = target.history(), target.observe().beside
+    canary = None if beside is None else asdict(beside)
     entries = revisions(deployment)
     rows = [
         {
@@ -51,7 +54,7 @@ def history(name: str, as_json: bool) -> None:
         for entry in entries
     ]
     if as_json:
-        console.print_json({"name": name, "revisions": rows})
+        console.print_json({"name": name, "revisions": rows, "canary": canary})
         return
     header = ("revision", "", "backend", "variant", "when", "who", "commit", "why")
     cells: list[tuple[str, ...]] = []
@@ -64,6 +67,8 @@ def history(name: str, as_json: bool) -> None:
         if not entry.changes:
             cells.append((*about, entry.deployed, "", "", ""))
     console.print_result(console.table(header, cells, right=frozenset({0})))
+    if canary is not None:
+        console.print_result(f"{name}: {beside_text(canary)}")
 
 
 def _commit(change: Change) -> str:
@@ -93,6 +98,10 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
     """
     store = find_store()
     deployment = find_deployment(store, name)
+    # Before it is asked about, so that nobody confirms what cannot be done. Where a command has died that may have switched, what
+    # serves is known once that is settled, and it is only looked up then.
+    unsettled = deployment.intent is not None and deployment.intent.wanted is not None
+    to = None if unsettled else revision_to_return_to(deployment, revision).revision
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -100,9 +109,10 @@ def rollback(name: str, revision: int | None, yes: bool, as_json: bool, lock_tim
                     "E215", "rollback needs confirmation, but there is no terminal to ask on", remedy="add --yes"
                 )
             )
-        served = [entry.revision for entry in deployment.history if entry.revision != deployment.revision]
-        to = revision or (served[-1] if served else None)
-        console.confirm(f"Roll {name} back from revision {deployment.revision} to {to or 'the previous one'}?")
+        revision = to or revision  # what is confirmed is done, whatever another command does meanwhile
+        whence = "" if to is None else f" from revision {deployment.revision}"
+        where = "the one before what serves" if revision is None else f"revision {revision}"
+        console.confirm(f"Roll {name} back{whence} to {where}?")
     with watch(show_cached=False) as observer:
         after = roll_back(store, name, revision, observer, lock_timeout, why)
     if as_json:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from orchestrator.cli import console
-from orchestrator.cli.deployments import find_deployment
+from orchestrator.cli.deployments import beside_text, find_deployment
+from orchestrator.cli.image_text import deployed_image, image_line, measured_start
 from orchestrator.cli.options import find_store, json_option, lock_timeout_option
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import ExitCode, MloError, UsageError
@@ -52,13 +55,23 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         console.print_result(f"store: {store.home.root}\n")
         header = ("name", "target", "health", "revision", "backend", "variant", "endpoint")
         cells = [
-            [click.style(str(row[c]), fg=_COLOURS.get(str(row[c]))) if c == "health" else str(row[c]) for c in header]
+            [
+                click.style(_cell(row[c]), fg=_COLOURS.get(str(row[c]))) if c == "health" else _cell(row[c])
+                for c in header
+            ]
             for row in rows
         ]
         console.print_result(console.table(header, cells, right=frozenset({3})))
         for row in rows:
             if row["grpc"]:
                 console.print_result(f"{row['name']} answers gRPC at {row['grpc']}")
+            if row["image"] is not None:
+                console.print_result(f"{row['name']} runs {_image(row['image'])}")
+            if row["ready_seconds"] is not None:
+                ready = f"{row['ready_seconds']:.2f} s after it was started, when it was measured"
+                console.print_result(f"{row['name']}: its server was ready {ready}")
+            if (beside := row["canary"]) is not None:
+                console.print_result(f"{row['name']}: {beside_text(beside)}")
             if row["reason"]:
                 what = "cannot be observed" if row["health"] == "unknown" else f"is {row['health']}"
                 console.print_result(f"{row['name']} {what}: {row['reason']}")
@@ -69,27 +82,40 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         ctx.exit(int(ExitCode.FAILED))
 
 
-def _row(deployment: Deployment, store: Store) -> dict[str, str | int | None]:
+def _cell(value: object) -> str:
+    """In the table; there is no revision yet while the first one is being deployed."""
+    return "" if value is None else str(value)
+
+
+def _image(image: dict[str, Any]) -> str:
+    """The image that a deployment runs, with its size if it was built from here."""
+    return str(image["reference"]) if image["bytes"] is None else image_line(image["reference"], image["bytes"])
+
+
+def _row(deployment: Deployment, store: Store) -> dict[str, Any]:
     """One deployment; if its place cannot be looked at, the row says why, and the others are not affected."""
-    revision, grpc = deployment.revision, None
+    revision, grpc, beside = deployment.revision, None, None
     try:
         observed = target_of(deployment, store).observe()
     except MloError as error:
         problem = error.diagnostics[0]
         health, reason = "unknown", "; ".join(filter(None, (problem.message, problem.cause, problem.remedy)))
     else:
-        health, reason, grpc = observed.health, observed.reason, observed.grpc
+        health, reason, grpc, beside = observed.health, observed.reason, observed.grpc, observed.beside
         revision = revision if observed.revision is None else observed.revision
     return {
         "name": deployment.name,
         "target": deployment.placement.target,
         "health": health,
         "reason": reason or None,
-        "revision": revision,
+        "revision": revision or None,
         "endpoint": deployment.endpoint,
         "grpc": grpc,
+        "canary": None if beside is None else asdict(beside),
         "backend": deployment.backend,
         "variant": deployment.variant,
+        "image": deployed_image(deployment, revision, store),
+        "ready_seconds": measured_start(deployment, revision, store),
     }
 
 

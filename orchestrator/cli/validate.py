@@ -52,7 +52,7 @@ def validate(
         }
         console.print_json(document)
     elif form == "github":
-        from orchestrator.cli.report import render_github  # noqa: PLC0415 - only for this form
+        from orchestrator.cli.diagnostics_text import render_github  # noqa: PLC0415 - only for this form
 
         if text := render_github([d for _, _, found in results for d in found]):
             console.print_file(text)

@@ -1,19 +1,21 @@
 """Runs a container for as long as a process lives: it gets the process's signals, and the process its output.
 
-`python -m orchestrator.containers.attached FILE` runs the container that the JSON of FILE describes: `image`, `options`, and
-`file`, to which its id is written.
+`python -m orchestrator.containers.attached FILE` runs the container that the JSON of FILE describes: `image`, `options`,
+`secrets` (see `run_container`; none if left out), and `file`, to which its id is written.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -28,7 +30,7 @@ _LABEL = "mlo.started-by"
 _ENGINE_SECONDS = 30.0
 
 
-def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
+def run_container(image: str, options: Mapping[str, Any], file: Path, secrets: Mapping[str, str] = {}) -> int:
     """Run a container to its end with this process's output and signals; returns its exit code.
 
     The container is removed whenever this returns, also if a signal comes before it is started: `auto_remove` only removes
@@ -38,6 +40,8 @@ def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
         image: that the engine has.
         options: of `docker.containers.create`; `stdin_open` for a command that ends when no process is attached any more.
         file: to which the container's id is written.
+        secrets: file in the container, in a volume of its own → file here whose content it gets, for the image's user alone. They go
+            there by the engine's API, and with the container.
 
     Raises:
         EngineError: the engine does not respond, or refuses.
@@ -45,10 +49,17 @@ def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
     from docker.utils.socket import frames_iter  # noqa: PLC0415 - as above
 
     signals = _ForwardedSignals()
+    if secrets:
+        options = {**options, "volumes": sorted({str(PurePosixPath(path).parent) for path in secrets})}
     with connected(_ENGINE_SECONDS) as client:
         sweep_containers(client.api)
         container = client.containers.create(image, labels=started_by(), **options)
         try:
+            for path, source in secrets.items():
+                where, content = PurePosixPath(path), Path(source).read_bytes()
+                container.put_archive(
+                    str(where.parent), _packed(where.name, content, container.attrs["Config"]["User"])
+                )
             file.write_text(str(container.id), encoding="ascii")
             ended: list[int] = []
             waiting = threading.Thread(
@@ -65,8 +76,19 @@ def run_container(image: str, options: Mapping[str, Any], file: Path) -> int:
                 os.write(stream, frame)
             waiting.join(_ENGINE_SECONDS)
         finally:
-            _unless_gone(lambda: container.remove(force=True))
+            _unless_gone(lambda: container.remove(force=True, v=True))
     return ended[0] if ended else 1
+
+
+def _packed(name: str, content: bytes, user: str) -> bytes:
+    """A tar file with one file, which is the user's alone; `user` is a number, with a group's behind a colon or without."""
+    owner, _, group = user.partition(":")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode, member.uid, member.gid = len(content), 0o400, int(owner), int(group or owner)
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
 
 
 class _ForwardedSignals:
@@ -99,7 +121,7 @@ def sweep_containers(api: Any) -> None:
     for row in api.containers(all=True, filters={"label": _LABEL}):
         host, _, process = row["Labels"][_LABEL].rpartition(" ")
         if host == os.uname().nodename and not _lives(process):
-            _unless_gone(partial(api.remove_container, row["Id"], force=True))
+            _unless_gone(partial(api.remove_container, row["Id"], force=True, v=True))
 
 
 def started_by() -> dict[str, str]:
@@ -131,7 +153,7 @@ def _main(file: str) -> None:
     options = described["options"]
     options["ports"] = {port: tuple(address) for port, address in options["ports"].items()}  # which JSON makes lists
     try:
-        sys.exit(run_container(described["image"], options, Path(described["file"])))
+        sys.exit(run_container(described["image"], options, Path(described["file"]), described.get("secrets", {})))
     except EngineError as error:
         sys.exit(f"the Docker Engine cannot run the container: {error}")
 

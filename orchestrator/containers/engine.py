@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,10 @@ def connected(seconds: float = _SECONDS, engine: EngineAddress | None = None) ->
     engine = engine or current_engine()
     host = engine.host
     _check_socket(host, seconds)
+    if host.startswith("ssh://") and find_spec("paramiko") is None:
+        raise EngineError(
+            f"{host} needs one more package: pip install 'docker[ssh]'; or let the engine listen with TLS"
+        )
     try:
         client = docker.DockerClient(
             base_url=host,

@@ -9,12 +9,14 @@ from typing import Any
 
 from orchestrator.containers.engine import EngineError, NoEngine, engine_version
 from orchestrator.doctor.finding import Finding
+from orchestrator.targets.helm_program import helm_program
 
 __all__ = ["cluster", "docker", "helm"]
 
 _SECONDS = 4.0
 _NO_IMAGES = "images can be neither built nor run here"
 _NO_CLUSTER = "nothing can be deployed to Kubernetes from here"
+_NO_HELM = "install Helm, or deploy the chart written by `mlo render` from another machine"
 
 
 def docker() -> list[Finding]:
@@ -33,8 +35,11 @@ def cluster() -> list[Finding]:
     """kubectl, and whether the cluster of its current context responds."""
     program = shutil.which("kubectl")
     if program is None:
-        remedy = "install kubectl, or deploy the chart written by `mlo render` from another machine"
-        return [Finding("kubectl", "missing", "kubectl is not on the PATH", _NO_CLUSTER, remedy)]
+        costs = (
+            "the cluster is not asked here; `mlo apply` does without kubectl, and asks it before anything is computed"
+        )
+        remedy = "install kubectl, to look at clusters by hand too"
+        return [Finding("kubectl", "missing", "kubectl is not on the PATH", costs, remedy)]
     done = _run([program, "version", "--output", "json", "--request-timeout", f"{_SECONDS / 2:g}s"])
     answer = _document(done)
     client, server = (answer.get(f"{side}Version", {}).get("gitVersion", "") for side in ("client", "server"))
@@ -47,16 +52,13 @@ def cluster() -> list[Finding]:
 
 def helm() -> list[Finding]:
     """Helm."""
-    program = shutil.which("helm")
+    program = helm_program()
     if program is None:
-        return [
-            Finding(
-                "helm", "missing", "helm is not on the PATH", "charts cannot be installed from here", "install Helm"
-            )
-        ]
+        what = "helm is neither on the PATH nor beside this Python"
+        return [Finding("helm", "missing", what, _NO_CLUSTER, _NO_HELM)]
     done = _run([program, "version", "--short"])
     found = done.stdout.strip() if done is not None else ""
-    return [Finding("helm", "ok", found or "on the PATH")]
+    return [Finding("helm", "ok", found or program)]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:

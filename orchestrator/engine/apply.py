@@ -14,10 +14,12 @@ from orchestrator.events import Observer
 from orchestrator.plan.expand import expand
 from orchestrator.plan.plan_file import SavedPlan, changes, refuse_stale
 from orchestrator.plan.resolve import Outcome
+from orchestrator.plan.steps.release import server_auth, server_tls
 from orchestrator.release.live import add_what_serves, wanted_target
 from orchestrator.release.release import PlanRelease, Released
 from orchestrator.store.gc import sweep
 from orchestrator.store.store import Store
+from orchestrator.targets.target import Offers
 
 __all__ = ["apply_plan", "plan_from_file", "run_steps", "what_would_refuse"]
 
@@ -67,7 +69,9 @@ def _check_target(planned: Planned, store: Store) -> None:
     """
     loaded = planned.loaded
     try:
-        wanted_target(loaded, store).check(grpc=loaded.spec.serving.offers_grpc)
+        spec = loaded.spec
+        offers = Offers(grpc=spec.serving.offers_grpc, tls=server_tls(spec), auth=server_auth(spec))
+        wanted_target(loaded, store).check(offers)
     except DeployFailed as error:
         raise DeployFailed(*(loaded.located(each) if each.at else each for each in error.diagnostics)) from error
 

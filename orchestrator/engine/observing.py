@@ -11,10 +11,13 @@ from orchestrator.backends.table import BACKENDS, backend, serving_backend
 from orchestrator.machine.cuda_devices import cuda_devices
 from orchestrator.machine.fingerprint import fingerprint
 from orchestrator.machine.here import CudaHere, Here, ServerHere
+from orchestrator.machine.instructions import cpu_flags
 from orchestrator.machine.packages import version, without_cuda
 from orchestrator.optimize.candidates import wanted_backends
-from orchestrator.optimize.formats import FORMATS, Transform
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.optimize.passes import passes_of
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.optimize.transform import Transform
 from orchestrator.render.assets import assets_digest
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
@@ -51,6 +54,7 @@ def observe_here(loaded: LoadedSpec, root: Path = Path("/"), path: Sequence[str]
         factory_file=file,
         variables=_variables(spec),
         weights_bytes=_weights_bytes(loaded),
+        cpu_flags=cpu_flags(),
         random_samples=spec.model.samples is not None and is_random(spec.path(spec.model.samples, loaded.folder)),
     )
 
@@ -62,7 +66,7 @@ def _table_packages() -> dict[str, str | None]:
     for source in SOURCES.values():
         names.update(source.tools)
     for row in FORMATS.values():
-        for transform in (*row.convert.values(), *row.precisions.values()):
+        for transform in (*row.convert.values(), *(each.made for each in passes_of(row.name))):
             names.update(transform.tools if isinstance(transform, Transform) else ())
     for name in BACKENDS:
         names.update(

@@ -176,9 +176,9 @@ def make_plan(
     model = planned_model(loaded, read_model(loaded, here, store, observer))
     _check_samples(loaded, model.signature)
     plan = compile_plan(loaded, model, here)
-    _check_replaced(plan, replaced)
     resolver = Resolver(loaded, plan, store)
     live = observe(loaded, store)
+    _check_replaced(plan, resolver, live, replaced)
     forced = frozenset(replaced)
     return Planned(loaded, plan, resolver, live, preview(plan, resolver, live, forced=forced), forced)
 
@@ -207,8 +207,13 @@ def _check_samples(loaded: LoadedSpec, signature: Signature) -> None:
         raise SpecInvalid(*problems)
 
 
-def _check_replaced(plan: Plan, replaced: Sequence[str]) -> None:
+def _check_replaced(plan: Plan, resolver: Resolver, live: Live, replaced: Sequence[str]) -> None:
     known = [step.id for step in plan.steps if not step.live]
+    if plan.growths and not set(replaced) <= set(known):  # steps that the plan has grown by so far can be run again too
+        lives = {step.id for step in plan.steps if step.live}
+        grown = preview(plan, resolver, live).steps
+        known = [line.id for line in grown if line.kind != "growth" and line.id not in lives]
+        resolver.follow(plan)
     for name in replaced:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)

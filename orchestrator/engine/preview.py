@@ -60,7 +60,7 @@ def preview(plan: Plan, resolver: Resolver, live: Live, *, forced: frozenset[str
 
 
 def _growth_line(growth: Growth) -> SavedStep:
-    waited = ", ".join(growth.after)
+    waited = ", ".join(growth.after[:2]) + (f" and {len(growth.after) - 2} more" if len(growth.after) > 2 else "")
     return SavedStep(
         id=f"after {waited}",
         kind="growth",

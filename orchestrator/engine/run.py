@@ -196,8 +196,9 @@ class _Run:
             if self._stop.level:
                 return  # it stopped waiting for a lock because of Ctrl-C
             raise
-        seconds = outcome.receipt.seconds if outcome.receipt is not None else 0.0
-        self._settle(step, outcome, "done", seconds, "")
+        receipt = outcome.receipt
+        seconds, line = (0.0, "") if receipt is None else (receipt.seconds, str(receipt.summary.get("line", "")))
+        self._settle(step, outcome, "done", seconds, line)
 
     def _settle(self, step: Step, outcome: Outcome, how: Any, seconds: float, detail: str) -> None:
         self._outcomes[step.id] = outcome

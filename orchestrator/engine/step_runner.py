@@ -22,15 +22,13 @@ from orchestrator.engine.stop import Stop
 from orchestrator.errors import Busy
 from orchestrator.events import Observer, Queued, StepProgress, StepStarted, Waiting
 from orchestrator.plan.resolve import Outcome, Resolved, Resolver, fates_document
-from orchestrator.plan.step import FileInput, Plan, Step
+from orchestrator.plan.step import FileInput, Plan, Step, Took
 from orchestrator.steps.context import Ending
 from orchestrator.store.crash_points import crash_point
-from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.receipts import Receipt
 from orchestrator.store.store import Store
-from orchestrator.store.turns import in_turn
-from orchestrator.store.user_folder import user_folder
+from orchestrator.store.turns import in_turn, measuring_lock
 
 __all__ = ["StepRunner"]
 
@@ -106,7 +104,7 @@ class StepRunner:
     def _in_turn(self, step: Step) -> AbstractContextManager[None]:
         """Hold the lock of measurements, first come, first served; only Ctrl-C ends the wait."""
         return in_turn(
-            _measuring_lock(self._store.home),
+            measuring_lock(self._store.home),
             shared=not step.exclusive,
             info={"what": step.id},
             on_wait=lambda place: self._observer(Queued(step.id, place.number, place.behind_exclusive, place.holder)),
@@ -135,7 +133,8 @@ class StepRunner:
                 receipt = self._receipt(step, resolved, end, started)
                 self._store.receipts.write(receipt)
                 crash_point("engine.after-receipt")
-        return Outcome("done" if end.ending is Ending.DONE else "failed", receipt, end.error, end.ending)
+        took = Took(started.timestamp(), end.seconds) if receipt is None else None
+        return Outcome("done" if end.ending is Ending.DONE else "failed", receipt, end.error, end.ending, took)
 
     def _request(self, step: Step, resolved: Resolved, outcomes: Mapping[str, Outcome]) -> StepRequest:
         digests, code = resolved.parts["inputs"], resolved.parts.get("code", {})
@@ -187,9 +186,3 @@ class StepRunner:
             started=started.isoformat(timespec="seconds"),
             version=__version__,
         )
-
-
-def _measuring_lock(home: Home) -> Path:
-    """One lock for all stores of a user, or this store's own if the user has no writable cache folder."""
-    folder = user_folder()
-    return home.lock_file("measuring") if folder is None else folder / "measuring.lock"

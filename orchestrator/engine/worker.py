@@ -134,6 +134,9 @@ def run(job: WorkerJob) -> WorkerResult:
         _log_traceback()
         ending, error = _ending(refusal, Ending.REFUSED), refusal.diagnostic
         keeps_output = refusal.keeps_output
+    except StoreFailed as told:  # such as a document of another version of mlo: it says what to do about it
+        _log_traceback()
+        ending, error = _ending(told, Ending.EXCEPTION), told.diagnostics[0]
     except Exception as unforeseen:  # noqa: BLE001 - the parent gets it in the result; the log has the traceback
         _log_traceback()
         ending, error = _ending(unforeseen, Ending.EXCEPTION), unexpected(unforeseen)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,10 @@ from orchestrator import __version__
 from orchestrator.containers.engine import EngineError, EngineRefuses, connected
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.images.context import WHEELHOUSE, archive, context_digest, context_files
+from orchestrator.images.context import CA_BUNDLE, WHEELHOUSE, archive, context_digest, context_files
 from orchestrator.images.evidence import Sizes, provenance, read_evidence, sbom_bytes, sha256_label, write_evidence
 from orchestrator.images.failures import build_failed, engine_failed, engine_refused
+from orchestrator.images.following import follow
 from orchestrator.images.packages import bill_of_materials
 from orchestrator.images.wheels import WheelsMissing, fetch_wheels
 from orchestrator.store.state import Image
@@ -37,11 +37,7 @@ _KNOWN_LABELS = {_BASE_DIGEST, _BASE_BYTES, "mlo.version"}
 """Without them an image that is found does not tell what it was built from."""
 
 _SECONDS_BETWEEN_LINES = 1800.0
-_LAST_LINES = 15
 _REQUIREMENTS = "docker/requirements.txt"
-_STEP = re.compile(r"Step (\d+)/(\d+) : (.*)")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_NOISE = re.compile(r"--->|Removing intermediate container|Successfully (built|tagged)")
 
 
 def build_image(rendered: Path, settings: BuildSettings, evidence: Path, progress: Callable[[str], None]) -> Image:
@@ -74,8 +70,8 @@ def build_image(rendered: Path, settings: BuildSettings, evidence: Path, progres
             facts = _inspected(client, found.id) if found is not None else {}
             if found is None or not facts["Config"]["Labels"].keys() >= _KNOWN_LABELS:
                 base_digest = _base(client, base, platform, name, progress)
-                with _wheels(rendered, settings, platform, name, progress) as wheels:
-                    files = {**context_files(rendered), **wheels}
+                with _sources(rendered, settings, platform, name, progress) as sources:
+                    files = {**context_files(rendered), **sources}
                     made = _build(client, files, name, settings.network, platform, progress)
                 progress("listing its packages")
                 sbom = sbom_bytes(bill_of_materials(client, made, name, f"sha256:{digest}", __version__))
@@ -169,27 +165,37 @@ def _base(client: DockerClient, base: str, platform: str, name: str, progress: C
 
 
 @contextmanager
-def _wheels(
+def _sources(
     rendered: Path, settings: BuildSettings, platform: str, name: str, progress: Callable[[str], None]
 ) -> Iterator[dict[str, Path]]:
-    """The files of the wheelhouse in the context, if the packages come from one; fetched wheels only stay for the block."""
-    if not (rendered / _REQUIREMENTS).is_file() or (settings.pip_index is None and settings.wheelhouse is None):
+    """What the context has besides the rendered tree, so that the build gets its packages.
+
+    That is a wheelhouse, whose fetched wheels only stay for the block; or the authorities that pip trusts in the build.
+    """
+    if not (rendered / _REQUIREMENTS).is_file():
         yield {}
     elif settings.wheelhouse is not None:
         yield _in_context(settings.wheelhouse)
+    elif settings.pip_index is None:
+        yield {} if settings.ca_bundle is None else {CA_BUNDLE: settings.ca_bundle}
     else:
         with tempfile.TemporaryDirectory(prefix="mlo-wheels-") as folder:
             progress(f"fetching wheels from {settings.pip_index}")
             try:
                 fetch_wheels(rendered / _REQUIREMENTS, settings, platform, Path(folder))
             except WheelsMissing as error:
+                remedy = "check `image.build.pip_index`, and that pip on this machine has the credentials for it"
+                if error.untrusted:
+                    remedy = (
+                        "name the file with the certificate of its authority in `image: {build: {ca_bundle: FILE}}`"
+                    )
                 raise DeployFailed(
                     Diagnostic(
                         "E638",
                         f"the packages of {name} cannot be fetched from {settings.pip_index}",
                         cause=str(error),
-                        remedy="check `image.build.pip_index`, and that pip on this machine has the credentials and the CA for it",
-                        at=("image", "build", "pip_index"),
+                        remedy=remedy,
+                        at=("image", "build", "ca_bundle" if error.untrusted else "pip_index"),
                     )
                 ) from error
             yield _in_context(Path(folder))
@@ -219,23 +225,10 @@ def _build(
         decode=True,
         use_config_proxy=True,  # the proxies of Docker's configuration become arguments that no history shows
     )
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
-    built, at, failure = "", "", ""
-    for message in stream:  # to its end, so that its connection is given back
-        failure = str(message.get("error", failure))
-        built = message.get("aux", {}).get("ID", built)
-        for line in _COLOURS.sub("", str(message.get("stream", ""))).splitlines():
-            if not line.strip() or _NOISE.search(line):
-                continue
-            lines.append(line.rstrip())
-            if step := _STEP.fullmatch(line.strip()):
-                at = f"{step[1]} of {step[2]}"
-                progress(f"{at}: {step[3]}")
-            else:
-                progress(f"{at}: {line.strip()}")
+    built, failure, lines = follow(stream, progress)
     if failure or not built:
         raise build_failed(name, failure or "the engine ended the build without an image", lines)
-    return str(built)
+    return built
 
 
 def _labelled(client: DockerClient, built: str, name: str, labels: Mapping[str, str], platform: str) -> Image:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from orchestrator.store.digest import FileEntry, Manifest, digest_file
 
-__all__ = ["WHEELHOUSE", "archive", "context_digest", "context_files"]
+__all__ = ["CA_BUNDLE", "WHEELHOUSE", "archive", "context_digest", "context_files"]
 
 WHEELHOUSE = "wheelhouse"
 """The folder of the context with the wheels, where they do not come from an index."""
+
+CA_BUNDLE = "ca-bundle.crt"
+"""The file of the context with the authorities that pip trusts in the build, where the spec names one."""
 
 _PARTS = (".dockerignore", "docker", "serving")
 _BLOCK = 2**20

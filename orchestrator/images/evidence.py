@@ -16,6 +16,7 @@ __all__ = [
     "Evidence",
     "Sizes",
     "built_images",
+    "image_of_decision",
     "provenance",
     "read_evidence",
     "record_push",
@@ -24,6 +25,7 @@ __all__ = [
     "write_evidence",
 ]
 
+_MEGABYTE = 1e6
 _SBOM, _PROVENANCE, _FACTS = "sbom.cdx.json", "provenance.json", "image.json"
 
 
@@ -46,8 +48,14 @@ class Sizes:
         """What the server and its packages add to the base; without the model."""
         return self.total - self.base - self.model
 
+    @property
+    def text(self) -> str:
+        """In words, such as `530 MB: the base 369, the server 161, the model 0.1`."""
+        total, base, server, model = (size / _MEGABYTE for size in (self.total, self.base, self.above_base, self.model))
+        return f"{total:.0f} MB: the base {base:.0f}, the server {server:.0f}, the model {model:.1f}"
+
     def as_json(self) -> dict[str, int]:
-        """For `mlo build --json`."""
+        """For `mlo build --json` and `mlo status --json`."""
         return {"total": self.total, "base": self.base, "model": self.model, "above_base": self.above_base}
 
 
@@ -149,6 +157,32 @@ def built_images(folder: Path, deployment: str) -> list[Image]:
         Image.model_validate(json.loads(file.read_bytes())["image"]) for file in sorted(folder.glob(f"*/{_FACTS}"))
     ]
     return [image for image in images if image.name.rpartition(":")[0].rpartition("/")[2] == deployment]
+
+
+def image_of_decision(folder: Path, decision_digest: str) -> Evidence | None:
+    """The latest image that was built of a decision's winner; None if none was built from here.
+
+    Args:
+        folder: of all images.
+        decision_digest: sha256 of its winner.json, in hex, as images have it in a label.
+    """
+    label = f"sha256:{decision_digest}"
+    made = [
+        file
+        for file in folder.glob(f"*/{_PROVENANCE}")
+        if (file.parent / _FACTS).exists() and _parameters(file).get("mlo.decision-digest") == label
+    ]
+    if not made:
+        return None
+    newest = max(made, key=lambda file: file.stat().st_mtime_ns)
+    image = Image.model_validate(json.loads((newest.parent / _FACTS).read_bytes())["image"])
+    return read_evidence(folder, image)
+
+
+def _parameters(file: Path) -> dict[str, str]:
+    """The parameters of the build that a provenance tells of."""
+    statement = json.loads(file.read_bytes())
+    return dict(statement["predicate"]["buildDefinition"]["externalParameters"])
 
 
 def record_push(folder: Path, image: Image) -> None:

@@ -9,7 +9,7 @@ from orchestrator.containers.engine import EngineError
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 
-__all__ = ["build_failed", "engine_failed", "engine_refused", "push_failed"]
+__all__ = ["build_failed", "engine_failed", "engine_refused", "push_failed", "wants_other_login"]
 
 _NO_BASE = re.compile(
     r"pull access denied|manifest unknown|manifest for .* not found|repository .* not found|No such image|"
@@ -22,6 +22,8 @@ _FREE_SPACE = "free some space, for instance with `docker system prune`, then ru
 _NO_HASH = re.compile(r"DO NOT MATCH THE HASHES|Hashes are required|hash(es)? .*mismatch", re.IGNORECASE)
 _NO_WHEEL = re.compile(r"No matching distribution found for (\S+)")
 _NO_NETWORK = re.compile(r"Temporary failure resolving|Name or service not known|Failed to establish a new connection")
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED|problem confirming the ssl certificate", re.IGNORECASE)
+_UNTRUSTED_BY_APT = re.compile(r"Certificate verification failed: The certificate is NOT trusted")
 
 _STATUS = r"(?:HTTP|status(?: code)?:?|status from [^\n]*:) {0}\b|\b{0} {1}"
 _DENIED = re.compile(r"denied|forbidden|insufficient_scope|" + _STATUS.format(403, "Forbidden"), re.IGNORECASE)
@@ -34,6 +36,11 @@ _UNKNOWN_AUTHORITY = re.compile(r"x509|certificate")
 _UNREACHABLE = re.compile(
     r"dial tcp|no such host|connection refused|i/o timeout|Client\.Timeout|TLS handshake timeout|no route to host|\bEOF\b"
 )
+
+
+def wants_other_login(error: str) -> bool:
+    """Whether a registry refuses who asks, or asks for a login."""
+    return bool(_DENIED.search(error) or _NOT_LOGGED_IN.search(error))
 
 
 def engine_failed(code: str, what: str, error: EngineError) -> DeployFailed:
@@ -90,6 +97,12 @@ def build_failed(name: str, error: str, lines: Sequence[str]) -> DeployFailed:
             "set a proxy in Docker's configuration (`proxies`), another network in `image: {build: {network: ...}}`, or build "
             "without one from `image: {build: {wheelhouse: ...}}` on a base that has tini"
         )
+    elif _UNTRUSTED.search(log):  # the same
+        cause = "pip in the build does not trust the certificate of a package index, or of a proxy before it"
+        remedy = "name the file with the certificate of its authority in `image: {build: {ca_bundle: FILE}}`"
+    elif _UNTRUSTED_BY_APT.search(log):
+        cause = "apt in the build does not trust the certificate of its base's source of Debian packages"
+        remedy = "choose a base that trusts it, or that has the packages, in `image: {base: ...}`"
     elif missing := _NO_WHEEL.search(log):
         cause = f"there is no wheel of {missing[1]} for this platform and Python"
         remedy = "add it to the index or the wheelhouse that the build uses, or choose a base with another Python"

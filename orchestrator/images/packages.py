@@ -108,7 +108,9 @@ def _listed(client: DockerClient, image: str, name: str) -> str:
             if isinstance(error, NoAnswer) and "timed out" not in str(error).lower():
                 raise
             raise _not_listed(
-                name, f"the container has not ended within {_SECONDS} s", "run the command again"
+                name,
+                f"the container has not ended within {_SECONDS} s",
+                "if the engine was busy, run the command again; `docker stats` shows what it is doing",
             ) from error
         text = api.logs(made["Id"], stdout=True, stderr=False).decode("utf-8", "replace")
         if status:
@@ -117,7 +119,7 @@ def _listed(client: DockerClient, image: str, name: str) -> str:
             raise _not_listed(name, cause, "use a Debian or Ubuntu base with dpkg")
         return str(text)
     finally:
-        api.remove_container(made["Id"], force=True)
+        api.remove_container(made["Id"], v=True, force=True)
 
 
 def _not_listed(name: str, cause: str, remedy: str) -> DeployFailed:

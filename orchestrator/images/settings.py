@@ -26,7 +26,7 @@ class BuildSettings:
         network: of the build's commands, as Docker names it; None for the engine's default.
         pip_index: where the machine that runs mlo fetches wheels from; None if the build itself asks the default index.
         wheelhouse: folder with all wheels; None if there is none.
-        ca_bundle: file with the certificates of authorities that pip trusts here; None for pip's own.
+        ca_bundle: file with the certificates of authorities that pip trusts, here and in the build; None for pip's own.
         python: version of Python in the base, such as `3.11`.
     """
 

@@ -6,6 +6,7 @@ Whatever a private index needs stays here: the build gets files, never a credent
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,7 @@ _NO_FILE = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+==[A-
 _NO_ANSWER = re.compile(
     r"Retrying \(Retry|Could not fetch URL|connection error|ProxyError|SSLError|timed out", re.IGNORECASE
 )
+_UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED|problem confirming the ssl certificate", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(https?://)[^/@\s]+@")
 
 
@@ -57,11 +59,13 @@ class WheelsMissing(Exception):
 
     Attributes:
         pin: the requirement without a file; empty if that is not the reason.
+        untrusted: whether pip does not trust the certificate of the index.
     """
 
-    def __init__(self, reason: str, pin: str = "") -> None:
+    def __init__(self, reason: str, pin: str = "", *, untrusted: bool = False) -> None:
         super().__init__(reason)
         self.pin = pin
+        self.untrusted = untrusted
 
 
 def fetch_wheels(requirements: Path, settings: BuildSettings, platform: str, folder: Path) -> None:
@@ -130,9 +134,13 @@ def _pip(command: str, *options: str) -> None:
         )
     argv = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "--quiet", "--retries", "1"]
     argv += ["--timeout", "15"]
+    environment = dict(os.environ)
+    if "--cert" in options:  # which these variables would override; https://github.com/psf/requests/issues/3829
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            environment.pop(name, None)
     try:
         done = subprocess.run(
-            [*argv, command, *options], capture_output=True, text=True, timeout=_SECONDS, check=False
+            [*argv, command, *options], capture_output=True, text=True, timeout=_SECONDS, check=False, env=environment
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:  # whose message has the command, and so an index with its password
         raise WheelsMissing(f"pip has not ended within {_SECONDS} s") from error
@@ -141,6 +149,8 @@ def _pip(command: str, *options: str) -> None:
     if done.returncode == 0:
         return
     said = _CREDENTIALS.sub(r"\1", done.stderr).strip().splitlines() or ["pip failed without a message"]
+    if _UNTRUSTED.search(done.stderr):
+        raise WheelsMissing("pip on this machine does not trust the certificate of the package index", untrusted=True)
     if _NO_ANSWER.search(done.stderr):  # pip then says that it found no file, which says nothing about the package
         raise WheelsMissing("the package index does not answer")
     if missing := _NO_FILE.search(done.stderr):

@@ -76,6 +76,7 @@ class Here:
         weights_bytes: the size of the weights; None if it is not known without reading the model.
         random_samples: whether the samples are the random ones that `mlo init` generated.
         hashes: of the packages of images, if an image is wanted.
+        cpu_flags: of the CPU, as Linux names them; the fingerprint has their digest.
     """
 
     fingerprint: Fingerprint
@@ -88,6 +89,7 @@ class Here:
     weights_bytes: int | None = None
     random_samples: bool = False
     hashes: Hashes = Hashes()
+    cpu_flags: frozenset[str] = frozenset()
 
     def version(self, package: str) -> str | None:
         """The version of a package; None where it is not installed.

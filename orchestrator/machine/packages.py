@@ -82,6 +82,7 @@ PACKAGES = {
     "protobuf": Package("grpc"),
     "onnx": Package("onnx"),
     "onnxscript": Package("onnx"),
+    "onnxslim": Package("onnx"),
     "onnxruntime": Package(
         "onnx",
         builds=("onnxruntime", "onnxruntime-gpu"),

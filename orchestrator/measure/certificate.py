@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator.steps.server_options import ServerTls
 
-__all__ = ["client_context", "make_certificate"]
+__all__ = ["STARTED_HERE", "Trust", "client_context", "make_certificate", "trusting_context"]
+
+STARTED_HERE = "started here"
+"""What the load generator is told of a server whose certificate `make_certificate` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which certificates a server may have.
+
+    Attributes:
+        pem: that are trusted, of authorities or the server's own; None for no more than this machine trusts.
+        pinned: whether just these are, whatever name they are for; without any, whatever the server shows, because the way to it has
+            proven who it is.
+    """
+
+    pem: str | None
+    pinned: bool
 
 
 def make_certificate(folder: Path) -> ServerTls:
@@ -66,5 +84,29 @@ def client_context(protocol: str = "http/1.1") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
+
+
+def trusting_context(trust: Trust, protocol: str = "http/1.1") -> ssl.SSLContext:
+    """For a server that runs elsewhere: its certificate is verified with each handshake.
+
+    Args:
+        trust: in which certificates.
+        protocol: that is spoken over TLS, by its name in ALPN.
+
+    Raises:
+        OSError: the text holds no certificates.
+    """
+    if trust.pinned and trust.pem is None:
+        return client_context(protocol)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate is trusted without its authority
+    if trust.pinned:
+        context.check_hostname = False
+    else:
+        context.load_default_certs()
+    if trust.pem is not None:
+        context.load_verify_locations(cadata=trust.pem)
     context.set_alpn_protocols([protocol])
     return context

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from orchestrator.artifacts.server_report import ImageSizes
 from orchestrator.artifacts.sizing import Sizing
 from orchestrator.backends.backend import Launch, Server, ServingSettings
 from orchestrator.backends.table import serving_backend
@@ -18,6 +20,7 @@ from orchestrator.backends.versions import installed_closure
 from orchestrator.containers.engine import EngineError, engine_version
 from orchestrator.errors import DeployFailed
 from orchestrator.images.build import build_image
+from orchestrator.images.evidence import read_evidence
 from orchestrator.images.settings import BuildSettings
 from orchestrator.measure.failure import MeasureError
 from orchestrator.process.environment import engine_environment
@@ -26,10 +29,12 @@ from orchestrator.steps.parameters import BuildParameters, DeploymentParameters
 
 if TYPE_CHECKING:
     from orchestrator.machine.cpus import CpuShare
+    from orchestrator.steps.server_options import ServerTls
 
-__all__ = ["ContainerServer", "built", "require_engine"]
+__all__ = ["ContainerServer", "built", "certificate_inside", "require_engine"]
 
 _CONTAINER_FILE = "container"
+_SECRETS = "/run/measured"
 
 
 class ContainerServer:
@@ -37,18 +42,31 @@ class ContainerServer:
 
     Args:
         image: its id.
+        sizes: of the image.
         compose: the rendered compose.yaml, whose limits it has.
         server: its ports.
         devices: GPUs.
         share: the CPUs it runs on.
+        secrets: file in the container → file here whose content it gets.
     """
 
-    def __init__(self, image: str, compose: Path, server: Server, devices: int, share: CpuShare) -> None:
+    def __init__(
+        self,
+        image: str,
+        sizes: ImageSizes,
+        compose: Path,
+        server: Server,
+        devices: int,
+        share: CpuShare,
+        secrets: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._image = image
+        self.sizes = sizes
         self._service: dict[str, Any] = yaml.safe_load(compose.read_text(encoding="utf-8"))["services"]["model"]
         self._server = server
         self._devices = devices
         self._share = share
+        self._secrets = dict(secrets)
 
     def launch(self, scratch: Path, port: int, grpc_port: int) -> Launch:
         """The command that runs the container as long as it runs itself; requests go to ports on loopback.
@@ -61,6 +79,7 @@ class ContainerServer:
         described = {
             "image": self._image,
             "options": self._options(port, grpc_port),
+            "secrets": self._secrets,
             "file": str(scratch / _CONTAINER_FILE),
         }
         file = scratch / "run.json"
@@ -109,6 +128,11 @@ def require_engine() -> None:
         ) from error
 
 
+def certificate_inside(tls: ServerTls) -> ServerTls:
+    """Where a container has the certificate and the key that are `tls` here."""
+    return replace(tls, certificate=f"{_SECRETS}/{Path(tls.certificate).name}", key=f"{_SECRETS}/{Path(tls.key).name}")
+
+
 def built(
     settings: ServingSettings,
     build: BuildParameters,
@@ -116,16 +140,18 @@ def built(
     share: CpuShare,
     folder: Path,
     progress: Callable[[str], None],
+    tls: ServerTls | None = None,
 ) -> ContainerServer:
     """Render the server as for a release, and build its image; a release with the same packages has its layers then.
 
     Args:
-        settings: of the server.
+        settings: of the server; with TLS, its certificate is where `certificate_inside` says.
         build: of its image.
         variant: the variant's folder.
         share: the CPUs it will run on.
         folder: an empty folder, which holds the rendered tree.
         progress: is called with what the build does.
+        tls: the certificate and the key here, which no layer of the image gets; None for plain HTTP.
 
     Raises:
         MeasureError: the image cannot be built.
@@ -155,7 +181,16 @@ def built(
         image = build_image(rendered, _build_settings(repository, build), evidence, progress)
     except DeployFailed as error:
         raise MeasureError(Ending.EXCEPTION, error.diagnostics[0]) from error
-    return ContainerServer(image.id, rendered / "compose.yaml", served_by.server, settings.devices, share)
+    known = read_evidence(evidence, image)
+    assert known is not None, "what was built leaves its evidence"
+    sizes = ImageSizes(total=known.sizes.total, base=known.sizes.base, model=known.sizes.model)
+    secrets = {}
+    if tls is not None:
+        inside = certificate_inside(tls)
+        secrets = {inside.certificate: tls.certificate, inside.key: tls.key}
+    return ContainerServer(
+        image.id, sizes, rendered / "compose.yaml", served_by.server, settings.devices, share, secrets
+    )
 
 
 def _build_settings(repository: str, build: BuildParameters) -> BuildSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator.artifacts.measurement import Objective, times_text
 from orchestrator.artifacts.runtime_report import CandidateRuntimeResult, PairedTimes, RuntimeMeasurement
@@ -80,12 +80,18 @@ def against_baseline(candidate: CandidateRuntimeResult, objective: Objective) ->
     return None if against is None else against.for_objective(objective)
 
 
-def finalists(candidates: Sequence[CandidateRuntimeResult], objective: Objective) -> tuple[list[str], dict[str, str]]:
+def finalists(
+    candidates: Sequence[CandidateRuntimeResult], objective: Objective, tuned: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
     """The candidates whose servers are measured: the best of each backend, and the second-best if it is close.
+
+    Where the best has other options of the runtime than the usual ones, the best with the usual ones is a finalist too: what a flag
+    saves in a runtime by itself, it may cost in a server, which has more to do with the same CPUs.
 
     Args:
         candidates: of the runtime benchmark's report.
         objective: `latency`, `throughput` or `cost`.
+        tuned: names of those with other options of the runtime.
 
     Returns:
         Their names; and for each other measured candidate, the reason why it is not a finalist.
@@ -95,9 +101,10 @@ def finalists(candidates: Sequence[CandidateRuntimeResult], objective: Objective
     chosen: list[str] = []
     for best, *others in _by_backend(candidates, objective):
         chosen.append(best.candidate)
+        usual = next((other for other in others if other.candidate not in tuned), None)
         for place, other in enumerate(others):
             times = _seconds(other, objective) / _seconds(best, objective)
-            if place == 0 and times <= _SECOND:
+            if (place == 0 and times <= _SECOND) or (best.candidate in tuned and other is usual):
                 chosen.append(other.candidate)
             else:
                 passed_over[other.candidate] = (

@@ -17,7 +17,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from orchestrator.measure.load_connections import CONNECTED, GOOD, Connection, Ended
+from orchestrator.measure.load_connections import CONNECTED, GOOD, Address, Connection, Ended
 
 __all__ = ["GrpcConnection"]
 
@@ -43,8 +43,8 @@ class GrpcConnection(Connection):
 
     __slots__ = ("_failure", "_http2", "_kept_open", "_message", "_result", "_size", "_stream", "_whole")
 
-    def __init__(self, port: int, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
-        super().__init__(port, epoll, context)
+    def __init__(self, address: Address, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
+        super().__init__(address, epoll, context)
         # What is sent is right, and what comes is only counted.
         self._http2 = h2.connection.H2Connection(
             h2.config.H2Configuration(

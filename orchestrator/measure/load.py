@@ -3,9 +3,10 @@
 It reads lines of JSON from one descriptor and writes one reply each to the other; the parent's side is
 `orchestrator.measure.session`.
 
-    {"do": "open", "wire": "json", "requests": [PATH, ...], "limit": 256, "tls": true}
+    {"do": "open", "wire": "json", "requests": [PATH, ...], "limit": 256, "tls": {"pem": null, "pinned": false}}
         → {"requests": n}; what is sent in turn over a wire: whole HTTP requests, or for the wire `grpc` messages of `ModelInfer`;
-          the maximum of connections in an open loop, and whether they use TLS (false by default); once for each wire
+          the maximum of connections in an open loop; once for each wire. `tls` is null (the default) for plain TCP, "started
+          here" for a server whose certificate nobody has to verify, or says what the certificate must be (`certificate.Trust`)
     {"do": "schedule", "wire": "json", "port": 8080, "timeout": 10.0, "rate": 200.0, "requests": 350, "seed": 1}
         → open loop: Poisson arrivals at the rate, independent of answers
     {"do": "saturate", "wire": "json", "port": 8080, "timeout": 10.0, "connections": 32, "seconds": 0.5, "answers": 64,
@@ -13,7 +14,7 @@ It reads lines of JSON from one descriptor and writes one reply each to the othe
         → closed loop: each connection sends its next request when the previous one is answered; until at least so many
           seconds have passed and so many answers have come, but not longer than `at_most`
 
-Both reply with {"latencies": [s, ...], "sent": [s, ...], "delays": [s, ...], "refused": {TEXT: count}, "errors": {TEXT: count},
+The server is on this machine, or at "host". Both reply with {"latencies": [s, ...], "sent": [s, ...], "delays": [s, ...], "refused": {TEXT: count}, "errors": {TEXT: count},
 "seconds": s, "answered": n, "generator_cpu_seconds": s}. The latency of a scheduled request counts from the time at which it was
 *scheduled*, not from when it was sent: if a server stalls, all waiting requests count (this avoids "coordinated omission";
 MLPerf's loadgen does the same). `delays` are how late the generator itself sent the requests, and `sent` are the latencies
@@ -33,9 +34,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.measure.certificate import client_context
+from orchestrator.measure.certificate import STARTED_HERE, Trust, client_context, trusting_context
 from orchestrator.measure.failure import MeasureError
-from orchestrator.measure.load_connections import Connect, Connection, Endpoint
+from orchestrator.measure.load_connections import LOOPBACK, Address, Connect, Connection, Endpoint
 from orchestrator.measure.load_loops import arrivals, saturate, send_on_schedule
 from orchestrator.steps.context import Ending
 from orchestrator.steps.failures import unexpected
@@ -77,7 +78,12 @@ def _open(command: Mapping[str, Any]) -> _Opened:
     requests = tuple(Path(path).read_bytes() for path in command["requests"])
     if not requests:
         raise ValueError("there is no request to send")
-    context = client_context("h2" if command["wire"] == "grpc" else "http/1.1") if command.get("tls") else None
+    protocol, tls = "h2" if command["wire"] == "grpc" else "http/1.1", command.get("tls")
+    context = None
+    if tls == STARTED_HERE:
+        context = client_context(protocol)
+    elif tls is not None:
+        context = trusting_context(Trust(**tls), protocol)
     return _Opened(requests, command["limit"], context)
 
 
@@ -87,7 +93,8 @@ def _load(command: Mapping[str, Any], opened: _Opened) -> dict[str, Any]:
         from orchestrator.measure.grpc_connections import GrpcConnection  # noqa: PLC0415 - h2 is only needed for gRPC
 
         connect = GrpcConnection
-    endpoint = Endpoint(command["port"], opened.requests, opened.limit, command["timeout"], connect, opened.context)
+    address = Address.find(command.get("host", LOOPBACK), command["port"])
+    endpoint = Endpoint(address, opened.requests, opened.limit, command["timeout"], connect, opened.context)
     if command["do"] == "schedule":
         return send_on_schedule(endpoint, arrivals(command["rate"], command["requests"], command["seed"]))
     limits = {name: command[name] for name in ("seconds", "answers", "at_most")}

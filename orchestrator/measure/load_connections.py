@@ -13,20 +13,46 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httptools
 
 from orchestrator.measure.tls_socket import TlsSocket
 
-__all__ = ["CONNECTED", "GOOD", "Connect", "Connection", "Ended", "Endpoint", "http_request"]
+__all__ = ["CONNECTED", "GOOD", "LOOPBACK", "Address", "Connect", "Connection", "Ended", "Endpoint", "http_request"]
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _READ = 64 * 1024
 _OK = 200
+_FIND_TIMEOUT = 3.0
+"""Seconds for an address to take a connection, before the next one is tried."""
 
 _TOO_BUSY = frozenset({429, 503})
 """Status codes of an overloaded server."""
+
+
+class Address(NamedTuple):
+    """Where a server listens: its host as clients call it, the family of its address, and what `connect` takes."""
+
+    host: str
+    family: int
+    socket: tuple[Any, ...]
+
+    @classmethod
+    def find(cls, host: str, port: int) -> Address:
+        """The first address of a host that takes connections: `localhost` is often an IPv6 address at which nothing listens.
+
+        Raises:
+            OSError: it has none.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, _, _, _, address in found[:-1]:
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as tried:
+                tried.settimeout(_FIND_TIMEOUT)
+                tried.connect(address)
+                return cls(host, family, address)
+        family, _, _, _, address = found[-1]  # if that one takes none either, the connections tell why
+        return cls(host, family, address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +60,15 @@ class Endpoint:
     """Where requests are sent, and what is sent.
 
     Attributes:
-        port: on this machine.
+        address: of the server.
         requests: whole HTTP requests, sent in turn.
         limit: maximum connections in an open loop; waiting for one counts as latency.
         timeout: seconds until a request counts as refused.
-        connect: opens a connection to the port.
+        connect: opens a connection to the address.
         context: of the client for TLS; None for plain TCP.
     """
 
-    port: int
+    address: Address
     requests: tuple[bytes, ...]
     limit: int
     timeout: float
@@ -62,27 +88,28 @@ CONNECTED = Ended()
 """No request has ended; the connection can carry its first one."""
 
 
-def http_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+def http_request(path: str, headers: Mapping[str, str], body: bytes, host: str = LOOPBACK) -> bytes:
     """A whole HTTP request, as it is sent.
 
     Args:
         path: of the URL.
         headers: besides `Host` and `Content-Length`.
         body: whatever the wire, such as JSON or binary tensors.
+        host: as the URL names it, with its port if that is not the usual one.
     """
-    lines = [f"POST {path} HTTP/1.1", f"Host: {_HOST}", f"Content-Length: {len(body)}"]
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-Connect = Callable[[int, select.epoll, ssl.SSLContext | None], "Connection"]
+Connect = Callable[[Address, select.epoll, ssl.SSLContext | None], "Connection"]
 
 
 class Connection:
     """Carries one request at a time; the user waits for its events and calls `on_events`.
 
     Args:
-        port: on this machine.
+        address: of the server.
         epoll: whose user waits.
         context: of the client for TLS; None for plain TCP.
 
@@ -99,6 +126,7 @@ class Connection:
         "_context",
         "_epoll",
         "_feed",
+        "_host",
         "_kept",
         "_left",
         "_length",
@@ -116,9 +144,9 @@ class Connection:
         "usable",
     )
 
-    def __init__(self, port: int, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
+    def __init__(self, address: Address, epoll: select.epoll, context: ssl.SSLContext | None) -> None:
         self._socket: socket.socket | TlsSocket = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
         )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
@@ -127,6 +155,7 @@ class Connection:
         self._send: Callable[[bytes | memoryview], int] = self._socket.send
         self._epoll = epoll
         self._context = context
+        self._host = address.host
         self._left: memoryview | None = None
         self._length = 0
         self._status = 0  # of an answer that is whole
@@ -138,7 +167,7 @@ class Connection:
         self.begun = 0.0
         self.scheduled = 0.0
         self.late = 0.0
-        self._socket.connect_ex((_HOST, port))
+        self._socket.connect_ex(address.socket)
         epoll.register(self.file, select.EPOLLIN | select.EPOLLOUT)
 
     def send(self, request: bytes, now: float) -> None:
@@ -212,7 +241,7 @@ class Connection:
             return Ended(failed=f"no connection: {os.strerror(code)}")
         if self._context is not None:
             if isinstance(self._socket, socket.socket):
-                self._socket = TlsSocket(self._socket, self._context)
+                self._socket = TlsSocket(self._socket, self._context, self._host)
                 self._receive, self._send = self._socket.recv, self._socket.send
             try:
                 if not self._socket.shake_hands():

@@ -116,7 +116,7 @@ class _Loop(ABC):
 
     def open(self) -> None:
         """Open one more connection."""
-        connection = self._endpoint.connect(self._endpoint.port, self._epoll, self._endpoint.context)
+        connection = self._endpoint.connect(self._endpoint.address, self._epoll, self._endpoint.context)
         self._connections[connection.file] = connection
 
     def close(self) -> None:
@@ -304,7 +304,10 @@ class _ClosedLoop(_Loop):
         self._ends, last = now + self._seconds, now + self._at_most
         self._sending = True
         for connection in self._ready:
-            self._send(connection)
+            if connection.usable:
+                self._send(connection)
+            else:  # the server has closed it meanwhile
+                self._paused.append(now)
         while self._sending or any(each.busy for each in self._connections.values()):
             self.step(min(_TICK, self._at_most) if not self._paused else _PAUSE)
             now = time.perf_counter()

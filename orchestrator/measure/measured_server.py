@@ -23,6 +23,7 @@ from orchestrator.machine.cpus import CpuShare, confined, package_environment
 from orchestrator.measure.certificate import client_context
 from orchestrator.measure.container import ContainerServer
 from orchestrator.measure.failure import MeasureError, above_limit, out_of_memory
+from orchestrator.measure.load_connections import LOOPBACK
 from orchestrator.process.children import ended_by, start_logged
 from orchestrator.process.environment import ENGINE_NAMES
 from orchestrator.process.memory import MemoryWatch, format_bytes, process_tree, tree_cpu_seconds
@@ -87,6 +88,7 @@ class MeasuredServer:
         serving, scratch = folder / "serving", folder / "scratch"
         serving.mkdir(parents=True)
         scratch.mkdir()
+        self.host = LOOPBACK
         self.port = _free_port()
         self.grpc_port = _free_port() if settings.grpc else 0
         if container is not None:
@@ -251,8 +253,8 @@ class MeasuredServer:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._context is None:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT)
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=_REQUEST_TIMEOUT, context=self._context)
+            return http.client.HTTPConnection(self.host, self.port, timeout=_REQUEST_TIMEOUT)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=_REQUEST_TIMEOUT, context=self._context)
 
     def _last_output(self) -> str:
         lines = self._log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()

@@ -19,7 +19,7 @@ from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import RuntimeBenchmarkParameters
 from orchestrator.steps.roles import variant_role
 
-__all__ = ["benchmark"]
+__all__ = ["batch_sizes", "benchmark"]
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     share = cpu_share(parameters.cpus)
     candidates, left_out = runtime_candidates(context, parameters, signature.as_json(), share.threads)
     settings = SweepSettings(
-        batch_sizes=_batch_sizes(parameters.batch_sizes, signature),
+        batch_sizes=batch_sizes(parameters.batch_sizes, signature),
         batched=signature.batch is not None,
         share=share,
         memory=parameters.memory,
@@ -62,7 +62,12 @@ def benchmark(context: StepContext) -> dict[str, Any]:
     return _summary(report)
 
 
-def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]:
+def batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]:
+    """Those of the wanted batch sizes that the model takes, ascending.
+
+    Raises:
+        StepError: E440, there are none.
+    """
     if signature.batch is None:
         return (1,)
     low, high = signature.dims[signature.batch]
@@ -72,7 +77,8 @@ def _batch_sizes(wanted: Sequence[int], signature: Signature) -> tuple[int, ...]
             "E440",
             "no batch size can be measured",
             cause=f"the model takes {low} to {high} rows ({signature.batch}), and none of the given sizes is one of them",
-            remedy="list sizes within that range in `benchmark.batch_sizes`, or leave it out",
+            remedy=f"list sizes that it takes, such as {signature.fitting(signature.batch, max(wanted, default=low))}, in "
+            "`benchmark.batch_sizes`, or leave it out",
             at=("benchmark", "batch_sizes"),
         )
     return sizes

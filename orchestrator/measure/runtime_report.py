@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from orchestrator.measure.sweep import Measurement
 
-__all__ = ["artifact_bytes", "raw_arrays", "runtime_result"]
+__all__ = ["artifact_bytes", "best_rows", "raw_arrays", "runtime_result"]
 
 
 def runtime_result(measured: Measurement, baseline: Measurement | None) -> RuntimeResult:
@@ -64,7 +64,7 @@ def _batch(measured: Measurement, rows: int) -> BatchTimes:
         **asdict(summarize(pooled)),
         rows=rows,
         rounds=len(rounds),
-        rows_per_second=rows / fmean(pooled),
+        rows_per_second=rows * measured.candidate.instances / fmean(pooled),
         without_warm_up=None if cold is None else ColdCalls(first=cold[0], mean=fmean(cold), calls=len(cold)),
         warm_up=None if warm_up is None else WarmUp(settled=warm_up.settled, windows=len(warm_up.windows)),
     )
@@ -76,13 +76,16 @@ def _against(measured: Measurement, baseline: Measurement) -> AgainstBaseline | 
     if not common:
         return None
     smallest = common[0]
-    mine, its = _best_rows(measured), _best_rows(baseline)
+    mine, its = best_rows(measured), best_rows(baseline)
     latency = _paired(
         {number: median(chunk) for number, chunk in measured.samples[smallest].items()},
         {number: median(chunk) for number, chunk in baseline.samples[smallest].items()},
     )
     throughput = _paired(
-        {number: fmean(chunk) / mine for number, chunk in measured.samples[mine].items()},
+        {
+            number: fmean(chunk) / (mine * measured.candidate.instances)
+            for number, chunk in measured.samples[mine].items()
+        },
         {number: fmean(chunk) / its for number, chunk in baseline.samples[its].items()},
     )
     return AgainstBaseline(
@@ -98,8 +101,8 @@ def _paired_times(found: Comparison | None, rows: int, baseline_rows: int) -> Pa
     )
 
 
-def _best_rows(measured: Measurement) -> int:
-    """The batch size with the lowest time per row."""
+def best_rows(measured: Measurement) -> int:
+    """The measured batch size with the lowest time per row."""
     return min(
         measured.samples,
         key=lambda rows: fmean(s for chunk in measured.samples[rows].values() for s in chunk) / rows,

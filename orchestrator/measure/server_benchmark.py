@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,20 @@ from orchestrator.artifacts.server_report import (
 )
 from orchestrator.backends.backend import ServingBackend, ServingSettings
 from orchestrator.backends.table import backend
-from orchestrator.backends.wire import encode_message, grpc_prefixed
+from orchestrator.backends.wire import encode_message
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.machine.cpu_use import cpu_time
 from orchestrator.machine.cpus import cpu_share, other_cpus
 from orchestrator.machine.cuda_devices import cuda_devices
-from orchestrator.measure.certificate import make_certificate
-from orchestrator.measure.container import ContainerServer, built, require_engine
+from orchestrator.measure.again import measure_again
+from orchestrator.measure.certificate import STARTED_HERE, make_certificate
+from orchestrator.measure.container import ContainerServer, built, certificate_inside, require_engine
 from orchestrator.measure.failure import MeasureError
 from orchestrator.measure.finalists import auto_batch_size, finalists, substitutes
 from orchestrator.measure.generator_limit import generator_limit
 from orchestrator.measure.knee import find_knees
-from orchestrator.measure.load_connections import http_request
 from orchestrator.measure.measured_server import MeasuredServer
+from orchestrator.measure.requests import encoded_request, open_requests, sample_rows
 from orchestrator.measure.server_report import ServerResult, StartedServer, raw_arrays, server_result
 from orchestrator.measure.server_rounds import (
     LoadedServer,
@@ -56,15 +59,10 @@ from orchestrator.steps.runtime_options import Batching
 __all__ = ["benchmark"]
 
 _READY_TIMEOUT = 180.0
-_BODIES, _BODIES_BYTES = 64, 4 * 2**20
-"""At most so many different requests, and bytes of their tensors, which are five times as many in JSON; but one at least."""
-
 _NAME = "model"
 _DIGEST = "0" * 64
 _DRAIN_SECONDS = 0
 """Once measured, a server has no other clients that it would have to wait for."""
-
-_CONNECTIONS_AT_MOST = 256
 
 
 def benchmark(context: StepContext) -> dict[str, Any]:
@@ -76,7 +74,8 @@ def benchmark(context: StepContext) -> dict[str, Any]:
 
     with ExitStack() as stack:
         running = _Benchmark(context, stack)
-        chosen, passed_over = finalists(running.measured, running.parameters.objective)
+        tuned = {each.candidate for each in running.parameters.candidates if each.options.changed()}
+        chosen, passed_over = finalists(running.measured, running.parameters.objective, tuned)
         results: dict[str, ServerResult] = {}
         loaded: dict[str, LoadedServer] = {}
         rate: float | None = None
@@ -88,6 +87,7 @@ def benchmark(context: StepContext) -> dict[str, Any]:
             if started:
                 load = running.load if rate is None else replace(running.load, rate=rate)
                 rate = load_in_rounds([server for server, _ in started.values()], load, context.progress)
+                measure_again([server for server, _ in started.values()], load, rate, context.progress)
                 for server, _ in started.values():
                     other_wires(server)
                 find_knees([server for server, _ in started.values()], load, rate, context.progress)
@@ -219,7 +219,7 @@ class _Benchmark:
                 container=container,
             )
             self._stack.enter_context(server)
-            rows = list(self._rows())
+            rows = list(sample_rows(self._context.inputs["import"] / SAMPLES_FILE, self.signature))
             ready_seconds = server.wait_ready(_READY_TIMEOUT)
             tried, first_request_seconds = self._tried(served_by, server, candidate, rows[0])
         except MeasureError as error:
@@ -227,6 +227,7 @@ class _Benchmark:
         started = StartedServer(
             settings=chosen,
             inside=server.inside,
+            image=None if container is None else container.sizes,
             program=None if program is None else MeasuredProgram(**program.as_json()),
             ready_seconds=ready_seconds,
             first_request_seconds=first_request_seconds,
@@ -234,17 +235,17 @@ class _Benchmark:
         generator = MeasuredProcess("orchestrator.measure.load", self._generator, memory=None, folder=folder / "load")
         self._stack.enter_context(generator)
         loaded = LoadedServer(name, server, generator, tried, next(iter(tried)), self.parameters.wires)
+        if self.parameters.inside == "process":  # what publishes a container's port takes CPU time too
+            # Not those of a generator that has its own: they may be so many that nobody uses a tenth of them all, and one
+            # that others slow down sends its requests late, which is measured.
+            loaded.cpu_time = partial(cpu_time, self.share.cpus)
+            loaded.shares_cpus = self.load_generator.shares_cpus
         try:
             for wire, found in tried.items():
                 if not found.refused:
-                    files = _request_files(folder / f"requests-{wire}", served_by, server.path, rows, wire)
-                    opened = {
-                        "wire": wire,
-                        "requests": files,
-                        "limit": _CONNECTIONS_AT_MOST,
-                        "tls": settings.tls is not None,
-                    }
-                    generator.ask({"do": "open", **opened}, _READY_TIMEOUT)
+                    requests = [encoded_request(served_by.encode, server.path, row, wire, _NAME) for row in rows]
+                    tls = None if settings.tls is None else STARTED_HERE
+                    open_requests(generator, folder, wire, requests, tls)
             probe(loaded, self.load, servers)
             if loaded.fate == "measured" and (size := loaded.wires[loaded.wire].answer_bytes) is not None:
                 loaded.generator = generator_limit(
@@ -254,7 +255,7 @@ class _Benchmark:
                     wire=loaded.wire,
                     connections=loaded.connections,
                     answer_bytes=size,
-                    tls=settings.tls,
+                    tls=self._tls,
                 )
         except MeasureError as error:
             return ServerResult.failed(generator_failed(error), chosen)
@@ -274,7 +275,7 @@ class _Benchmark:
         def progress(line: str) -> None:
             self._context.progress(f"building the image of {name}: {line}", None)
 
-        container = built(settings, build, variant, self.share, folder / "image", progress)
+        container = built(settings, build, variant, self.share, folder / "image", progress, self._tls)
         self.load = replace(self.load, deadline=self.load.deadline + time.monotonic() - began)
         return container
 
@@ -334,6 +335,9 @@ class _Benchmark:
             batching = Batching(auto_batch_size(measured, parameters.slo.p99_latency), 0.0)
         served_by = backend(candidate.backend)
         offers = served_by.wires if isinstance(served_by, ServingBackend) else ()
+        tls = self._tls
+        if tls is not None and parameters.inside == "container":
+            tls = certificate_inside(tls)
         return ServingSettings(
             name=_NAME,
             backend=candidate.backend,
@@ -355,39 +359,6 @@ class _Benchmark:
             cuda_graphs=parameters.cuda_graphs,
             batch_sizes=parameters.batch_sizes,
             grpc="grpc" in parameters.wires and "grpc" in offers,
-            tls=self._tls,
+            tls=tls,
             options=candidate.options,
         )
-
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
-        """The inputs of requests of the smallest size: a sample, or as many as the smallest batch has."""
-        import numpy as np  # noqa: PLC0415 - as in runtime_report
-
-        with np.load(self._context.inputs["import"] / SAMPLES_FILE, allow_pickle=False) as samples:
-            inputs = {tensor.name: samples[tensor.name] for tensor in self.signature.inputs}
-        batch = self.signature.batch
-        count = len(next(iter(inputs.values())))
-        each = max(1, sum(array.nbytes for array in inputs.values()) // count)
-        for number in range(min(_BODIES, count, max(1, _BODIES_BYTES // each))):
-            if batch is None:
-                yield {name: array[number] for name, array in inputs.items()}
-            else:
-                rows = np.arange(number, number + self.signature.dims[batch][0])
-                yield {name: array.take(rows, axis=0, mode="wrap") for name, array in inputs.items()}
-
-
-def _request_files(
-    folder: Path, served_by: ServingBackend, path: str, rows: Sequence[Mapping[str, Any]], wire: Wire
-) -> list[str]:
-    """Files with what the load generator sends over a wire, formed beforehand."""
-    folder.mkdir(parents=True)
-    files = []
-    for number, row in enumerate(rows):
-        file = folder / str(number)
-        if wire == "grpc":
-            file.write_bytes(grpc_prefixed(encode_message(_NAME, row)))
-        else:
-            body, headers = served_by.encode(row, wire)
-            file.write_bytes(http_request(path, headers, body))
-        files.append(str(file))
-    return files

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.artifacts.measurement import NotMeasured
 from orchestrator.artifacts.server_report import (
     GeneratorDelay,
+    ImageSizes,
     Knee,
     MeasuredLevel,
     MeasuredProgram,
     OpenLoop,
+    OtherProcesses,
     P99Level,
     Saturation,
     ServerFate,
@@ -29,6 +31,7 @@ from orchestrator.measure.server_rounds import (
     LoadedServer,
     LoadSettings,
     Segment,
+    disturbed,
     generator_late,
     no_answer,
     p99_test,
@@ -39,10 +42,21 @@ from orchestrator.measure.statistics import TAIL, percentile_interval, summarize
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ServerResult", "StartedServer", "raw_arrays", "server_result"]
+__all__ = [
+    "ServerResult",
+    "StartedServer",
+    "knee_of",
+    "level_of",
+    "open_loop_of",
+    "raw_arrays",
+    "saturation_of",
+    "server_result",
+]
 
 _FEWEST_ANSWERS = 3
 """Fewer answers say nothing about a throughput."""
+
+_LONGER = "raise `optimize.time_budget`"
 
 _SUSTAINED = 0.95
 """A rate is sustained if this fraction of it is answered; it is below 1 because the last answers come after the last
@@ -58,6 +72,7 @@ class StartedServer:
     ready_seconds: float
     first_request_seconds: float
     inside: Literal["process", "container"] = "process"
+    image: ImageSizes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +107,13 @@ def server_result(
         return ServerResult.failed(loaded.failure, started.settings)
     if rate is None or not any(segment.latencies for segment in loaded.saturated):
         return ServerResult.failed(no_answer(), started.settings)
-    late = load.p99_limit is not None and generator_late(loaded, load.p99_limit)
-    saturation = _saturation(loaded)
+    saturation = saturation_of(loaded)
     measured = ServerMeasurement(
         wire=loaded.wire,
         wires=tuple(loaded.wires.values()),
         settings=started.settings,
         inside=started.inside,
+        image=started.image,
         program=started.program,
         ready_seconds=started.ready_seconds,
         first_request_seconds=started.first_request_seconds,
@@ -110,24 +125,45 @@ def server_result(
         ),
         generator=loaded.generator,
         refused=dict(loaded.refused),
-        open_loop=_open_loop(loaded, rate),
+        open_loop=open_loop_of(loaded, rate),
         saturation=saturation,
-        slo=MeasuredLevel(
-            p99=None if load.p99_limit is None else _p99(loaded, load.p99_limit, late=late),
-            throughput=None if throughput is None else _throughput(throughput, loaded, saturation, late=late),
-        ),
-        knee=None if load.p99_limit is None else _knee(loaded, load.p99_limit),
+        slo=level_of(loaded, load.p99_limit, throughput, saturation),
+        knee=None if load.p99_limit is None else knee_of(loaded, load.p99_limit),
         longest_request=max(
             seconds for one in [*loaded.scheduled, *loaded.saturated] for seconds in one.latencies or (0.0,)
         ),
+        others=_others(loaded),
     )
     return ServerResult("measured", "", started.settings, measured)
 
 
-def _open_loop(loaded: LoadedServer, rate: float) -> OpenLoop | NotMeasured:
+def _others(loaded: LoadedServer) -> OtherProcesses | None:
+    shares = [segment.others for segment in loaded.scheduled if segment.others is not None]
+    if not shares:
+        return None
+    return OtherProcesses(
+        cpus=sum(shares) / len(shares),
+        disturbed=sum(segment.disturbed for segment in loaded.scheduled),
+        again=loaded.again,
+    )
+
+
+def level_of(
+    loaded: LoadedServer, p99_limit: float | None, throughput: float | None, saturation: Saturation | NotMeasured
+) -> MeasuredLevel:
+    """Whether a loaded server meets a service level: seconds, and requests per second."""
+    late = p99_limit is not None and generator_late(loaded, p99_limit)
+    return MeasuredLevel(
+        p99=None if p99_limit is None else _p99(loaded, p99_limit, late=late),
+        throughput=None if throughput is None else _throughput(throughput, loaded, saturation, late=late),
+    )
+
+
+def open_loop_of(loaded: LoadedServer, rate: float, longer: str = _LONGER) -> OpenLoop | NotMeasured:
+    """The latencies of all requests that were sent on a schedule, at a rate per second; `longer` says how to get more time."""
     known = loaded.latencies
     if not known:
-        return NotMeasured(reason=f"no request was sent at {rate:.3g}/s within the time; raise `optimize.time_budget`")
+        return NotMeasured(reason=f"no request was sent at {rate:.3g}/s within the time; {longer}")
     latencies = _at_most_waited(loaded, known)
     delays = summarize(loaded.delays)
     return OpenLoop(
@@ -147,7 +183,8 @@ def _at_most_waited(loaded: LoadedServer, known: Sequence[float]) -> list[float]
     return [min(latency, worst) for latency in known]
 
 
-def _knee(loaded: LoadedServer, limit: float) -> Knee | NotMeasured:
+def knee_of(loaded: LoadedServer, limit: float) -> Knee | NotMeasured:
+    """The largest rate at which a limit on the latency, seconds, was proven."""
     found = loaded.knee
     if found is None:
         return NotMeasured(reason=loaded.no_knee)
@@ -160,19 +197,19 @@ def _knee(loaded: LoadedServer, limit: float) -> Knee | NotMeasured:
         quantile=0.99,
         confidence=0.99,
         generator_late=False,
+        disturbed=False,
     )
     times = summarize(_at_most_waited(loaded, found.latencies))
-    return Knee(**asdict(times), rate=found.rate, level=level, cpus=found.cpus)
+    return Knee(**asdict(times), rate=found.rate, level=level, cpus=found.cpus, unsearched=found.unsearched)
 
 
-def _saturation(loaded: LoadedServer) -> Saturation | NotMeasured:
+def saturation_of(loaded: LoadedServer, longer: str = _LONGER) -> Saturation | NotMeasured:
+    """What all segments with saturation reached; `longer` says how to get more time."""
     answered = sum(segment.answered for segment in loaded.saturated)
     seconds = sum(segment.seconds for segment in loaded.saturated)
     finished = sum(len(segment.latencies) for segment in loaded.saturated)
     if answered < _FEWEST_ANSWERS:
-        return NotMeasured(
-            reason=f"only {finished} answers came in the time, too few for a throughput; raise `optimize.time_budget`"
-        )
+        return NotMeasured(reason=f"only {finished} answers came in the time, too few for a throughput; {longer}")
     counted = [segment for segment in loaded.saturated if segment.answered]
     rate = answered / seconds
     cpu_seconds = sum(segment.cpu_seconds for segment in loaded.saturated)
@@ -192,11 +229,12 @@ def _saturation(loaded: LoadedServer) -> Saturation | NotMeasured:
 
 
 def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
-    """The test of the limit; inconclusive if the limit may have been missed because of the load generator."""
+    """The test of the limit; inconclusive if it may have been missed because of the load generator or of other processes."""
     found = p99_test(loaded, limit)
     unproven = late and found.status == "missed"
+    by_others = found.status == "missed" and disturbed(loaded, limit)
     return P99Level(
-        status="inconclusive" if unproven else found.status,
+        status="inconclusive" if unproven or by_others else found.status,
         samples=found.samples,
         over=found.over,
         samples_wanted=found.samples_wanted,
@@ -204,6 +242,7 @@ def _p99(loaded: LoadedServer, limit: float, *, late: bool) -> P99Level:
         quantile=0.99,
         confidence=0.99,
         generator_late=unproven,
+        disturbed=by_others,
     )
 
 
@@ -221,7 +260,17 @@ def _throughput(
         met=met,
         generator_late=late and not met,
         generator_limited=limited and not met,
+        disturbed=not met and _saturated_beside_others(loaded, wanted),
     )
+
+
+def _saturated_beside_others(loaded: LoadedServer, wanted: float) -> bool:
+    """Whether a rate may be missed because of other processes: it is reached in what they left undisturbed, or nothing is."""
+    quiet = [segment for segment in loaded.saturated if not segment.disturbed]
+    if len(quiet) == len(loaded.saturated):
+        return False
+    seconds = sum(segment.seconds for segment in quiet if segment.answered)
+    return not seconds or sum(segment.answered for segment in quiet) >= wanted * seconds
 
 
 def _answer_rate(segments: list[Segment]) -> float:

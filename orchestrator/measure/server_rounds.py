@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.artifacts.server_report import GeneratorLimit, ServerFate, WireResult
 from orchestrator.diagnostics import Diagnostic
+from orchestrator.machine.cpu_use import CpuTime
 from orchestrator.measure.failure import MeasureError
-from orchestrator.measure.measured_server import MeasuredServer
 from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import QuantileTest, percentile, quantile_test, settled
 from orchestrator.spec.types import Wire
@@ -23,9 +23,13 @@ __all__ = [
     "FoundKnee",
     "LoadSettings",
     "LoadedServer",
+    "RunningServer",
     "Segment",
+    "disturbed",
+    "failed",
     "generator_failed",
     "generator_late",
+    "interim_level",
     "load_in_rounds",
     "no_answer",
     "other_wires",
@@ -76,8 +80,41 @@ _SHORTEST, _MOST = 2.0, 20_000
 """An open-loop segment lasts at least this many seconds, because a growing queue takes time to show; and it has at most
 this many requests, more than the generator can send in that time."""
 
+_DISTURBED = 0.1
+"""If other processes use more than this part of the server's CPUs, a limit may be missed because of them."""
+
 _LATE = 0.05
 """If the generator's own delays exceed this fraction of the limit, a missed limit may be the generator's fault."""
+
+
+class RunningServer(Protocol):
+    """A server that can be loaded: one that was started to be measured, or one that runs anyway."""
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+
+    @property
+    def port(self) -> int:
+        """For HTTP."""
+
+    @property
+    def grpc_port(self) -> int:
+        """For gRPC; 0 if it offers none."""
+
+    @property
+    def peak(self) -> int:
+        """The peak resident memory of its processes, bytes; 0 if that cannot be seen."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used so far; 0 if that cannot be seen."""
+
+    def check(self) -> None:
+        """Check that it is still running, as far as can be seen.
+
+        Raises:
+            MeasureError: it ran out of memory or exited.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +151,11 @@ class LoadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of load: the reply of `orchestrator.measure.load`, and the CPU time that the server used for it."""
+    """One segment of load: the reply of `orchestrator.measure.load`, and the CPU time that the server used for it.
+
+    Attributes:
+        others: the part of the server's CPUs that neither it nor its load used meanwhile; None where that is not known.
+    """
 
     latencies: list[float]
     sent: list[float]
@@ -125,6 +166,12 @@ class Segment:
     answered: int
     generator_cpu_seconds: float
     cpu_seconds: float
+    others: float | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes used so much that slow answers may be theirs."""
+        return self.others is not None and self.others > _DISTURBED
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +183,14 @@ class FoundKnee:
         level: of the limit on the latency.
         latencies: of all requests at this rate, seconds; infinite for refused ones.
         cpus: that the server used.
+        unsearched: what ended the search before the largest rate was found; else empty.
     """
 
     rate: float
     level: QuantileTest
     latencies: Sequence[float]
     cpus: float
+    unsearched: str = ""
 
 
 @dataclass(slots=True)
@@ -162,10 +211,13 @@ class LoadedServer:
         capacity: requests per second under saturation; never 0.
         settled_rate: of the last window of the warm-up; None if it had too few answers.
         knee: the largest rate at which the limit on the latency is proven; None if there is no limit, or `no_knee` says why.
+        cpu_time: of the CPUs that the server runs on; None where that is not known.
+        shares_cpus: whether its load generator runs on the same.
+        again: how many segments were measured again, since other processes had disturbed them.
     """
 
     candidate: str
-    server: MeasuredServer
+    server: RunningServer
     load: MeasuredProcess
     wires: dict[Wire, WireResult]
     wire: Wire
@@ -183,6 +235,9 @@ class LoadedServer:
     level: str = "inconclusive"
     knee: FoundKnee | None = None
     no_knee: str = ""
+    cpu_time: Callable[[], CpuTime | None] = lambda: None
+    shares_cpus: bool = True
+    again: int = 0
 
     @property
     def fate(self) -> ServerFate:
@@ -198,6 +253,13 @@ class LoadedServer:
     def sent(self) -> list[float]:
         """The same, without the delays of the generator."""
         return self._open_loop("sent")
+
+    @property
+    def undisturbed(self) -> list[float]:
+        """The latencies of the segments that other processes did not disturb."""
+        quiet = [segment for segment in self.scheduled if not segment.disturbed]
+        refused = sum(sum(segment.refused.values()) for segment in quiet)
+        return [latency for segment in quiet for latency in segment.latencies] + [math.inf] * refused
 
     @property
     def delays(self) -> list[float]:
@@ -259,7 +321,7 @@ def _call_times(loaded: LoadedServer) -> dict[Wire, float]:
             usable.remove(wire)
             times.pop(wire, None)
             if not any(other in loaded.allowed for other in usable):
-                if not _failed(loaded, segment):
+                if not failed(loaded, segment):
                     loaded.failure = no_answer(segment)
                 return {}
             loaded.wires[wire] = loaded.wires[wire].model_copy(update={"refused": _why(segment)})
@@ -306,7 +368,7 @@ def warm_up(loaded: LoadedServer, settings: LoadSettings, servers: int) -> None:
         answers = _CYCLES * loaded.connections
         at_most = max(_WARM_SECONDS, ends - settings.clock())
         segment = _saturate(loaded, loaded.connections, _WARM_SECONDS, answers, at_most=at_most)
-        if segment is None or _failed(loaded, segment):
+        if segment is None or failed(loaded, segment):
             return
         if segment.latencies:
             loaded.warm_windows.append(fmean(segment.latencies))
@@ -355,7 +417,7 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
             if segment is None:
                 continue
             loaded.scheduled.append(segment)
-            if _failed(loaded, segment):
+            if failed(loaded, segment):
                 continue
             seconds = settings.saturated_seconds / rounds
             at_most = max(seconds, _SATURATED_SHARE * time_for_one)
@@ -363,12 +425,18 @@ def load_in_rounds(servers: Sequence[LoadedServer], settings: LoadSettings, prog
             if (segment := _saturate(loaded, loaded.connections, seconds, answers, at_most=at_most)) is None:
                 continue
             loaded.saturated.append(segment)
-            if not _failed(loaded, segment) and settings.p99_limit is not None:
-                early = quantile_test(loaded.latencies, settings.p99_limit, confidence=_EARLY_CONFIDENCE)
-                # A late generator may be better in the next round; a limit that is met in spite of it is met.
-                if early.status == "met" or not generator_late(loaded, settings.p99_limit):
-                    loaded.level = early.status
+            if not failed(loaded, segment) and settings.p99_limit is not None:
+                loaded.level = interim_level(loaded, settings.p99_limit)
     return rate
+
+
+def interim_level(loaded: LoadedServer, limit: float) -> str:
+    """The level while the measurement may go on: at the higher confidence, and never missed because of something else."""
+    early = quantile_test(loaded.latencies, limit, confidence=_EARLY_CONFIDENCE).status
+    # A late generator, or what other processes disturb, may be better in the next round; what is met in spite of it is met.
+    if early == "missed" and (generator_late(loaded, limit) or disturbed(loaded, limit)):
+        return "inconclusive"
+    return early
 
 
 def schedule(loaded: LoadedServer, rate: float, requests: int, seed: int) -> Segment | None:
@@ -397,6 +465,14 @@ def generator_late(loaded: LoadedServer, limit: float) -> bool:
     if not loaded.delays or percentile(loaded.delays, 0.99) <= _LATE * limit:
         return False
     return quantile_test(loaded.sent, limit, confidence=_CONFIDENCE).status != "missed"
+
+
+def disturbed(loaded: LoadedServer, limit: float) -> bool:
+    """Whether a limit may be missed because of other processes: it is not missed in what they left undisturbed."""
+    if not any(segment.disturbed for segment in loaded.scheduled):
+        return False
+    quiet = loaded.undisturbed
+    return not quiet or quantile_test(quiet, limit, confidence=_CONFIDENCE).status != "missed"
 
 
 def _rounds(settings: LoadSettings, alive: Sequence[LoadedServer]) -> int:
@@ -440,10 +516,11 @@ def _saturate(
 
 def _load(loaded: LoadedServer, command: dict[str, Any], seconds: float) -> Segment | None:
     """One segment; None if the server or the generator failed, and then `loaded` has the failure."""
-    before = loaded.server.cpu_seconds()
+    before, busy_before, own = loaded.server.cpu_seconds(), loaded.cpu_time(), time.process_time()
     try:
-        port = loaded.server.grpc_port if loaded.wire == "grpc" else loaded.server.port
-        command = {**command, "wire": loaded.wire, "port": port, "timeout": loaded.timeout}
+        server = loaded.server
+        where = {"host": server.host, "port": server.grpc_port if loaded.wire == "grpc" else server.port}
+        command = {**command, **where, "wire": loaded.wire, "timeout": loaded.timeout}
         reply = loaded.load.ask(command, seconds + loaded.timeout + _ANSWERS)
     except MeasureError as error:
         loaded.failure = generator_failed(error)
@@ -453,10 +530,20 @@ def _load(loaded: LoadedServer, command: dict[str, Any], seconds: float) -> Segm
     except MeasureError as error:
         loaded.failure = error
         return None
-    return Segment(**reply, cpu_seconds=loaded.server.cpu_seconds() - before)
+    used = loaded.server.cpu_seconds() - before
+    beside = reply["generator_cpu_seconds"] if loaded.shares_cpus else 0.0
+    known = used + beside + time.process_time() - own
+    return Segment(**reply, cpu_seconds=used, others=_others(busy_before, loaded.cpu_time(), known))
 
 
-def _failed(loaded: LoadedServer, segment: Segment) -> bool:
+def _others(before: CpuTime | None, after: CpuTime | None, known: float) -> float | None:
+    """The part of the CPUs that was used besides what is known, CPU seconds."""
+    if before is None or after is None or after.total <= before.total:
+        return None
+    return max(0.0, after.busy - before.busy - known) / (after.total - before.total)
+
+
+def failed(loaded: LoadedServer, segment: Segment) -> bool:
     """Whether requests failed; then the candidate fails too, no matter how fast its other answers are."""
     if not segment.errors:
         return False

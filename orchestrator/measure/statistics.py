@@ -7,9 +7,10 @@ thousand samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from statistics import fmean, median
 from typing import Literal
 
@@ -21,6 +22,9 @@ __all__ = [
     "Summary",
     "binomial_at_most",
     "compare_rounds",
+    "faster_by_chance",
+    "holm",
+    "interval_ranks",
     "percentile",
     "percentile_interval",
     "quantile_test",
@@ -139,15 +143,37 @@ def percentile_interval(samples: Sequence[float], quantile: float) -> tuple[floa
     """
     if not samples:
         raise ValueError("a percentile needs at least one sample")
-    ordered, size, risk = sorted(samples), len(samples), (1 - _INTERVAL) / 2
-    # Both tails are computed from the samples above, which are few for high percentiles.
-    above = 0
-    while above < size and binomial_at_most(above, size, 1 - quantile) <= risk:
-        above += 1
-    high = ordered[size - above] if above else None
-    while above < size and binomial_at_most(above, size, 1 - quantile) < 1 - risk:
-        above += 1
-    return (ordered[size - above - 1] if above < size else 0.0), high
+    ordered, size = sorted(samples), len(samples)
+    above, below = interval_ranks(size, quantile)
+    return (ordered[size - below - 1] if below < size else 0.0), (ordered[size - above] if above else None)
+
+
+@lru_cache(maxsize=256)
+def interval_ranks(size: int, quantile: float) -> tuple[int, int]:
+    """Between how many samples from the top the 95 % interval of a percentile lies, whatever the distribution.
+
+    The number of samples above the true percentile is binomial. Its tails are computed from the samples above, which are few
+    for high percentiles.
+
+    Args:
+        size: number of samples.
+        quantile: in (0, 1).
+
+    Returns:
+        `above`: the upper end has so many samples from itself to the top; 0 if none is certain enough to be above.
+        `below`: the lower end has so many samples above itself; `size` if there is no such sample.
+    """
+    risk = (1 - _INTERVAL) / 2
+    odds = math.log1p(-quantile) - math.log(quantile)
+    term, total, upper = size * math.log(quantile), 0.0, 0
+    for above in range(size):
+        total += math.exp(term)
+        if total <= risk:
+            upper = above + 1
+        if total >= 1 - risk:
+            return upper, above
+        term += math.log((size - above) / (above + 1)) + odds
+    return upper, size
 
 
 def tail_is_slower(
@@ -274,6 +300,35 @@ def compare_rounds(times: Sequence[float], other: Sequence[float]) -> Comparison
     if rank == 0:
         return Comparison(median(ratios), 0.0, None, len(ratios))
     return Comparison(median(ratios), ratios[rank - 1], ratios[-rank], len(ratios))
+
+
+def faster_by_chance(ratios: Sequence[float]) -> float:
+    """The chance that a model which is no faster would have been so in as many of the rounds: the p-value of the sign test, one-sided.
+
+    Args:
+        ratios: its times divided by another's, one for each round; a tie counts against it.
+    """
+    return binomial_at_most(sum(ratio >= 1 for ratio in ratios), len(ratios), 0.5)
+
+
+def holm(chances: Mapping[str, float], risk: float) -> frozenset[str]:
+    """Which of several claims hold, so that the chance of even one false claim among them is at most `risk`.
+
+    Holm's method (A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979): the claim
+    with the smallest p-value is held against `risk` divided by the number of claims, the next one against that divided by one
+    less, and so on until one does not hold. It needs no independence, so the claims may be about one and the same reference, and
+    finds all that Bonferroni's correction finds.
+
+    Args:
+        chances: claim → its p-value.
+        risk: of all claims together.
+    """
+    held: list[str] = []
+    for claim in sorted(chances, key=lambda name: chances[name]):
+        if chances[claim] > risk / (len(chances) - len(held)):
+            break
+        held.append(claim)
+    return frozenset(held)
 
 
 def settled(window_means: Sequence[float], windows: int = 3, tolerance: float = 0.05) -> bool:

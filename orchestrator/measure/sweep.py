@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -23,7 +24,12 @@ from orchestrator.measure.session import MeasuredProcess
 from orchestrator.measure.statistics import FEWEST_ROUNDS, settled
 from orchestrator.steps.context import Ending
 
-__all__ = ["Measurement", "SweepSettings", "WarmUp", "sweep"]
+__all__ = ["NO_TIME", "Measurement", "SweepSettings", "WarmUp", "sweep"]
+
+NO_TIME = "there was no time to load it"
+
+_LOADED_AT_LEAST = 2
+"""Candidates that are loaded whatever the time: one alone is compared with nothing."""
 
 _LOAD = "load"
 _SESSION = "orchestrator.frameworks.source.measure_session"
@@ -49,9 +55,11 @@ class SweepSettings:
         time_budget: seconds for everything; a round only starts if it would end in time.
         measuring: total seconds of all rounds for fast models; with slow models a round takes at least one call each.
         rounds: the maximum; the sign test needs six.
-        screening: the number of rounds after which dominated candidates are dropped.
+        screening: the number of rounds after which dominated candidates are dropped; 0 to drop none.
         dominated: a candidate is dominated if another of its backend is this many times faster at every batch size.
         warming: maximum seconds of warm-up per batch size.
+        loading: the fraction of the time budget after which no other candidate is loaded, so that turns are left for those that are;
+            the first two always are. Infinite: all are loaded, however long that takes.
     """
 
     batch_sizes: tuple[int, ...]
@@ -65,6 +73,7 @@ class SweepSettings:
     screening: int = 3
     dominated: float = 2.0
     warming: float = 0.6
+    loading: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ class _Sweep:
         self._processes: dict[str, MeasuredProcess] = {}
         self._deadline = time.monotonic() + settings.time_budget
         self._longest_call = settings.time_budget
+        self._leads = ""
 
     def run(self, candidates: Sequence[RuntimeCandidate]) -> list[Measurement]:
         measurements = [Measurement(candidate, list(self._settings.batch_sizes)) for candidate in candidates]
@@ -146,13 +156,22 @@ class _Sweep:
         self._longest_call = self._settings.time_budget / (1 + FEWEST_ROUNDS) / max(1, len(measurements))
         self._fill_page_cache(measurements)
         for number, measured in enumerate(measurements):
+            if number >= _LOADED_AT_LEAST and self._is_late():
+                measured.fate, measured.reason = "not measured", NO_TIME
+                continue
             self._progress(f"loading and warming up: {measured.name}", 0.5 * number / len(measurements))
             if self._opened(measured):
                 self._warm(measured)
         self._take_rounds(measurements)
         for measured in measurements:
-            self._note_peak(measured)
+            if measured.name in self._processes:
+                self._note_peak(measured)
         return measurements
+
+    def _is_late(self) -> bool:
+        """Whether the time for loading has passed."""
+        settings = self._settings
+        return time.monotonic() > self._deadline - (1 - settings.loading) * settings.time_budget
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -181,6 +200,7 @@ class _Sweep:
             "arguments": dict(measured.candidate.arguments),
             "samples": str(self._settings.samples),
             "batched": self._settings.batched,
+            "instances": measured.candidate.instances,
         }
 
     def _opened(self, measured: Measurement) -> bool:
@@ -235,6 +255,7 @@ class _Sweep:
                 for measured in alive[first:] + alive[:first]:
                     self._take_turn(measured, rows, number, chunk)
             longest = max(longest, time.monotonic() - begun)
+            self._leads = _leader(alive)
             if number + 1 == settings.screening:
                 self._drop_dominated(alive)
 
@@ -261,7 +282,8 @@ class _Sweep:
         if measured.fate != "measured" or rows not in measured.rows:
             return
         rounds = self._settings.rounds
-        self._progress(f"round {number + 1} of {rounds}, batch {rows}: {measured.name}", 0.5 + 0.5 * number / rounds)
+        what = f"round {number + 1} of {rounds}, batch {rows}: {measured.name}{self._leads}"
+        self._progress(what, 0.5 + 0.5 * number / rounds)
         # The other models have replaced the contents of the caches meanwhile, which does not happen to a busy server, so one
         # call is not timed. With long calls, of which few fit into a turn, that would cost more than it gains.
         untimed = int(_last_call(measured, rows) < chunk / 10)
@@ -334,6 +356,19 @@ class _Sweep:
 
     def _note_peak(self, measured: Measurement) -> None:
         measured.peak = max(measured.peak, self._processes[measured.name].peak)
+
+
+def _leader(alive: Sequence[Measurement]) -> str:
+    """What leads so far among the candidates, by the time of a call with their smallest batch, for people; empty if nothing does."""
+    seconds = {
+        measured.name: median(_pooled(measured, min(measured.samples)))
+        for measured in alive
+        if measured.fate == "measured" and measured.candidate.backend and measured.samples
+    }
+    if len(seconds) < 2:
+        return ""
+    leads = min(seconds, key=lambda name: seconds[name])
+    return f"; {leads} leads with {1000 * seconds[leads]:.3g} ms"
 
 
 def _leave_out(measured: Measurement, rows: int) -> None:

@@ -9,10 +9,12 @@ __all__ = ["TlsSocket"]
 
 
 class TlsSocket:
-    """Takes over a connected, non-blocking socket, with its file descriptor."""
+    """Takes over a connected, non-blocking socket to a host, with its file descriptor."""
 
-    def __init__(self, connected: socket.socket, context: ssl.SSLContext) -> None:
-        self._tls = context.wrap_socket(connected, do_handshake_on_connect=False, suppress_ragged_eofs=True)
+    def __init__(self, connected: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        self._tls = context.wrap_socket(
+            connected, do_handshake_on_connect=False, suppress_ragged_eofs=True, server_hostname=host
+        )
 
     def shake_hands(self) -> bool:
         """Go on with the handshake; True once it is done. Until then it waits for data, except with a full send buffer.
@@ -56,6 +58,8 @@ class TlsSocket:
             return self._tls.send(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
+        except ssl.SSLError as error:  # such as an end without a farewell, which is no ConnectionError of Python's
+            raise ConnectionResetError(error.errno, error.strerror or str(error)) from error
 
     def getsockopt(self, level: int, option: int) -> int:
         """As of the plain socket."""

@@ -7,8 +7,10 @@ from types import MappingProxyType
 
 from orchestrator.backends.folder import least_body
 from orchestrator.backends.table import BACKENDS, backend, backends_of, serving_backend
+from orchestrator.optimize.combinations import runs_on
 from orchestrator.optimize.cuda import refused_on_cuda
-from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.optimize.transform import Unsupported
 from orchestrator.optimize.variants import Candidate, Pass, RefusedCandidate, Variant
 from orchestrator.spec.gates import Precision
 from orchestrator.spec.models import ModelDeployment
@@ -56,6 +58,9 @@ def refusal(
             "`slo` is enforced, and no server can prove it for this format; to try it, set `slo: {enforce: false}` "
             "or name it in `optimize.formats`"
         )
+    if not runs_on(variant, name):
+        others = " and ".join(other for other in backends_of(variant.format) if runs_on(variant, other))
+        return f"{name} does not run what {variant.passes[-1].name} makes of the model; {others} does"
     chosen = backend(name)
     if unknown := [option for option in candidate.options.changed() if option not in chosen.options]:
         return f"{name} has no option `{unknown[0]}`"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.backends.table import backends_of
-from orchestrator.optimize.formats import Transform
+from orchestrator.optimize.transform import Transform
 from orchestrator.spec.gates import Precision
 from orchestrator.steps.parameters import CandidateParameters
 from orchestrator.steps.pass_options import AnyPassOptions
@@ -64,17 +64,22 @@ class Variant:
         conversion: the conversion of the source to the format.
         passes: in order; none for the converted file itself.
         precision: of the result's arithmetic.
+        stages: the names of what its passes make one after the other, `onnx-int8`; the last is its own.
+        name: readable and unique in a plan: `onnx-fp32`, `onnx-int8`, `onnx-int8:percentile=99.9`.
     """
 
     format: str
     conversion: Transform
     passes: tuple[Pass, ...] = ()
     precision: Precision = "fp32"
+    stages: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    name: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def name(self) -> str:
-        """Readable and unique in a plan: `onnx-fp32`, `onnx-int8`, `onnx-int8:percentile=99.9`."""
-        return _made_name(self.format, self.passes) if self.passes else f"{self.format}-{self.precision}"
+    def __post_init__(self) -> None:
+        """Make the names once, since planning asks for them a hundred times."""
+        stages = tuple(_made_name(self.format, self.passes[:end]) for end in range(1, len(self.passes) + 1))
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "name", stages[-1] if stages else f"{self.format}-{self.precision}")
 
     @property
     def identity(self) -> str:
@@ -85,11 +90,6 @@ class Variant:
     def as_given(self) -> bool:
         """Whether it is the model as given."""
         return self.conversion.as_given and not self.passes
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of what its passes make one after the other, `onnx-int8`; the last is its own."""
-        return tuple(_made_name(self.format, self.passes[:end]) for end in range(1, len(self.passes) + 1))
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -110,18 +110,22 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A possible deployment: a variant, the backend that serves it, and the backend's runtime options."""
+    """A possible deployment: a variant, the backend that serves it, and the backend's runtime options.
+
+    Attributes:
+        name: the variant's name, `@backend` where that is not the usual one, and the options that are not the defaults.
+    """
 
     variant: Variant
     backend: str
     options: RuntimeOptions = DEFAULT_OPTIONS
+    name: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def name(self) -> str:
-        """The variant's name, `@backend` where that is not the usual one, and the options that are not the defaults."""
+    def __post_init__(self) -> None:
+        """Make the name once, as that of a variant."""
         usual = backends_of(self.variant.format)[0]
         at = "" if self.backend == usual else f"@{self.backend}"
-        return _bounded(f"{self.variant.name}{at}{self.options.suffix()}")
+        object.__setattr__(self, "name", _bounded(f"{self.variant.name}{at}{self.options.suffix()}"))
 
     @property
     def identity(self) -> str:

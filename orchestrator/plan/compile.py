@@ -8,6 +8,7 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.variants import Candidate, RefusedCandidate, distinct
 from orchestrator.plan.found import PlannedModel
 from orchestrator.plan.notes import plan_notes
+from orchestrator.plan.search.rounds import Search, with_search
 from orchestrator.plan.step import Plan, Step
 from orchestrator.plan.steps.benchmark import runtime_benchmark_step, server_benchmark_step
 from orchestrator.plan.steps.release import live_steps, render_step
@@ -33,7 +34,10 @@ def compile_plan(loaded: LoadedSpec, model: PlannedModel, here: Here) -> Plan:
         SpecInvalid: a package that every candidate needs is missing, or all candidates are refused.
     """
     candidates, refused = tried_and_refused(loaded, model.signature, here)
-    return plan_of(loaded, model, here, candidates, refused)
+    plan = plan_of(loaded, model, here, candidates, refused)
+    if not loaded.spec.optimize.search:
+        return plan
+    return with_search(plan, Search(loaded, model, here, distinct(candidates), tuple(refused)))
 
 
 def plan_of(
@@ -61,7 +65,7 @@ def plan_of(
     steps: list[Step] = [
         *(() if inspect is None else (inspect,)),
         import_step(loaded, model, here),
-        *variant_steps(loaded, model, (c.variant for c in candidates)),
+        *variant_steps(loaded, model, candidates),
         *(verify_step(loaded, model, candidate) for candidate in candidates),
         runtime_benchmark_step(loaded, model, here, candidates),
         server_benchmark_step(loaded, model, here, candidates),

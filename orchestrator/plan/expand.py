@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from orchestrator.plan.resolve import Outcome
-from orchestrator.plan.step import Failed, Growth, Plan, Step, Succeeded
+from orchestrator.plan.step import Failed, Growth, Plan, Step, Succeeded, Took
 from orchestrator.store.trees import TreeStore
 
 __all__ = ["expand", "held_back"]
@@ -54,10 +55,14 @@ def held_back(plan: Plan) -> frozenset[str]:
 
 
 def _seen(outcome: Outcome, trees: TreeStore) -> Succeeded | Failed:
-    if outcome.status == "done" and outcome.receipt is not None and outcome.receipt.manifest is not None:
-        return Succeeded(trees.path(outcome.receipt.manifest.digest))
+    receipt = outcome.receipt
+    took = (
+        outcome.took if receipt is None else Took(datetime.fromisoformat(receipt.started).timestamp(), receipt.seconds)
+    )
+    if outcome.status == "done" and receipt is not None and receipt.manifest is not None and took is not None:
+        return Succeeded(trees.path(receipt.manifest.digest), took)
     assert outcome.error is not None, "a step that is not done says why"
-    return Failed(outcome.error)
+    return Failed(outcome.error, took)
 
 
 def _check(plan: Plan, before: Mapping[str, Step], growth: Growth) -> None:

@@ -15,7 +15,7 @@ from orchestrator.machine.user_code import ImportPath, changed_code
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.plan.contenders import nobody_to_measure
 from orchestrator.plan.keys import differences, key_parts, step_key
-from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput
+from orchestrator.plan.step import FileInput, Plan, Step, StepInput, StepOutput, Took
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.steps.context import Ending
 from orchestrator.steps.roles import variant_of
@@ -35,12 +35,14 @@ class Outcome:
         receipt: of a step that is done, or that failed for a reason that is remembered.
         error: why the step failed or was skipped.
         ending: how the worker ended; None for a step that was skipped.
+        took: when a step ran that has no receipt; None if it was skipped.
     """
 
     status: Literal["done", "failed", "skipped"]
     receipt: Receipt | None = None
     error: Diagnostic | None = None
     ending: Ending | None = None
+    took: Took | None = None
 
 
 @dataclass(frozen=True, slots=True)

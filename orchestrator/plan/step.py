@@ -17,7 +17,7 @@ from orchestrator.plan.found import PlannedModel
 from orchestrator.steps.context import StepKind
 from orchestrator.steps.parameters import Accelerator, CodeAccess
 
-__all__ = ["Failed", "FileInput", "Growth", "Plan", "Root", "Step", "StepInput", "StepOutput", "Succeeded"]
+__all__ = ["Failed", "FileInput", "Growth", "Plan", "Root", "Step", "StepInput", "StepOutput", "Succeeded", "Took"]
 
 _AnyDocument = TypeVar("_AnyDocument", bound=Document)
 
@@ -148,14 +148,29 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Took:
+    """When a step ran, as its receipt says: the same in every run that finds the receipt.
+
+    Attributes:
+        began: seconds since 1970, whole ones.
+        seconds: how long it took.
+    """
+
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
     """A step that is done, as a growth sees it.
 
     Attributes:
         folder: its output, in the store; equal results lie in one folder, so reading it is as pure as the outcome.
+        took: when it ran.
     """
 
     folder: Path
+    took: Took
 
     def read(self, document: type[_AnyDocument]) -> _AnyDocument:
         """The document of that type that the step left: `result.read(Verdict).passed`.
@@ -168,9 +183,14 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A step that failed, or was skipped because a step that it needs failed, as a growth sees it."""
+    """A step that failed, or was skipped because a step that it needs failed, as a growth sees it.
+
+    Attributes:
+        took: when it ran; None if it was skipped.
+    """
 
     error: Diagnostic
+    took: Took | None = None
 
 
 @dataclass(frozen=True, slots=True)

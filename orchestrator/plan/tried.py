@@ -8,7 +8,8 @@ from orchestrator.errors import SpecInvalid
 from orchestrator.machine.here import Here
 from orchestrator.machine.packages import NoCuda, install_hint
 from orchestrator.optimize.candidates import candidates
-from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.optimize.transform import Unsupported
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
 from orchestrator.plan.steps.release import require_server_tools
 from orchestrator.plan.steps.source import require_source_tools, union
@@ -142,7 +143,7 @@ def _running_tools(candidate: Candidate) -> tuple[str, ...]:
 
 _MORE_MEMORY = "raise `hardware.memory`"
 
-_STORED = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
+_STORED = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 0.25, "int4": 0.125}
 """The size of weights in a precision, as a fraction of their size as they are given."""
 
 

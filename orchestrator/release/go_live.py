@@ -21,10 +21,12 @@ from orchestrator.store.crash_points import crash_point
 from orchestrator.store.locks import lock
 from orchestrator.store.state import MOST_REVISIONS, Change, Deployment, Image, Intent, Operation, Revision, StateFile
 from orchestrator.store.store import Store
+from orchestrator.targets.section import Canary
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Release, Site, Started, Target
 
 if TYPE_CHECKING:
+    from orchestrator.release.canary import CanaryRun
     from orchestrator.release.golden import GoldenReport
 
 __all__ = ["GoLive", "RenderedRelease", "deployment_lock", "recover", "target_of"]
@@ -45,6 +47,7 @@ class RenderedRelease:
         gates: what the spec sets for the winner's precision.
         threads: of one model instance.
         image: how to build it, or the one that was built before; None for a target without images.
+        canary: the steps by which it takes over from what serves; None where it does at once.
     """
 
     name: str
@@ -56,6 +59,7 @@ class RenderedRelease:
     gates: Mapping[str, float]
     threads: int
     image: BuildSettings | Image | None = None
+    canary: Canary | None = None
 
 
 def deployment_lock(store: Store, name: str, timeout: float, observer: Observer) -> Any:
@@ -96,7 +100,8 @@ def _after(known: Deployment, begun: Intent, target: Target, observer: Observer)
     """The deployment after a run that died with this intent; its revision is removed unless traffic had been switched to it."""
     if target.observe().revision == begun.revision:
         try:
-            target.switch(begun.revision)  # which completes what the run may have left half done
+            for note in target.switch(begun.revision):  # which completes what the run may have left half done
+                observer(StepEnded("switch", "done", 0.0, note))
         except (
             DeployFailed
         ) as error:  # it has the traffic all the same, and the next revision has to be able to take it over
@@ -173,8 +178,11 @@ class GoLive:
         endpoint = self._prepared(before, op, revision)
         with self._locked(before):
             try:
-                started = self._start(revision)
+                canary = self._canary(before)
+                started = self._start(revision, 0.0 if canary is None else canary.largest_share)
                 self._check(started)
+                if canary is not None:
+                    canary.run(revision)
                 deployment = self._deployment(before, revision, started.endpoint or endpoint, change)
                 # Before the switch: if the run dies right after it, the intent contains the new revision.
                 self._remember_intent(before, Intent.now(op, revision, self._target.placement, deployment))
@@ -206,6 +214,12 @@ class GoLive:
             self._forget_intent(before)
             raise
 
+    @property
+    def _build_network(self) -> str | None:
+        """What the spec says; a rollback has no spec."""
+        settings = self._release.image
+        return settings.network if isinstance(settings, BuildSettings) else None
+
     def _serves_here(self, before: Deployment | None) -> bool:
         """Whether the state records a revision at this place, which may be down at the moment."""
         return before is not None and before.revision != 0 and self._target.is_at(before.placement)
@@ -222,7 +236,8 @@ class GoLive:
             lost = f"revision {entry.revision} cannot be started again, the store has lost it: {error}"
             self._observer(StepProgress("deploy", lost, None))
             return None
-        return _release(entry.revision, rendered, winner, self._release.name, entry.threads, entry.image)
+        release = _release(entry.revision, rendered, winner, self._release.name, entry.threads, entry.image)
+        return replace(release, build_network=self._build_network)
 
     @contextmanager
     def _locked(self, before: Deployment | None) -> Iterator[None]:
@@ -235,13 +250,40 @@ class GoLive:
                 raise
             yield
 
-    def _start(self, revision: int) -> Started:
+    def _canary(self, before: Deployment | None) -> CanaryRun | None:
+        """The steps by which it takes over; None where nothing serves that it could be compared with, or the spec has no steps."""
+        release = self._release
+        if release.canary is None or before is None or not self._serves_here(before):
+            return None
+        # What has no steps does without what asks and compares.
+        from orchestrator.release.canary import CanaryRun, Questions  # noqa: PLC0415
+        from orchestrator.release.recorded import allowed, recorded  # noqa: PLC0415
+
+        live = before.history[-1]
+        path = self._trees.path
+        return CanaryRun(
+            release.canary,
+            self._target,
+            self._observer,
+            scratch=self._store.home.scratch,
+            prove=self._prove,
+            new=Questions(release.name, self._winner.backend, self._rendered() / "serving", path(release.imported)),
+            old=Questions(
+                release.name, live.backend, path(live.rendered_digest) / "serving", path(live.imported_digest)
+            ),
+            allowed=allowed(
+                recorded(self._store, release.decision_digest), recorded(self._store, live.decision_digest)
+            ),
+        )
+
+    def _start(self, revision: int, share: float) -> Started:
         began = datetime.now(UTC)
         release = _release(
             revision, self._rendered(), self._winner, self._release.name, self._release.threads, self._image
         )
         started = self._target.start(
-            replace(release, prove=self._prove), lambda message: self._observer(StepProgress("deploy", message, None))
+            replace(release, prove=self._prove, build_network=self._build_network, share=share),
+            lambda message: self._observer(StepProgress("deploy", message, None)),
         )
         crash_point("release.started")
         self._observer(StepEnded("deploy", "done", (datetime.now(UTC) - began).total_seconds(), ""))
@@ -253,14 +295,19 @@ class GoLive:
             proof = started.proof
         else:
             self._observer(StepStarted("check", "golden requests to the new revision"))
-            report = self._golden(started.url, _ROWS, batches=True)
-            proof = report.summary()
+            try:
+                proof = self._golden(started.url, _ROWS, batches=True).summary()
+            except DeployFailed as failed:
+                if started.why_gone is not None and (reason := started.why_gone()) is not None:
+                    raise DeployFailed(reason) from failed
+                raise
         self._observer(StepEnded("check", "done", (datetime.now(UTC) - began).total_seconds(), proof))
 
     def _golden(self, url: str, rows: int, *, batches: bool) -> GoldenReport:
         from orchestrator.release.golden import check_golden  # noqa: PLC0415 - numpy: what changes nothing is quicker
 
         served_by, serving = serving_backend(self._winner.backend), self._rendered() / "serving"
+        named = served_by.certificate(serving)
         return check_golden(
             url,
             served_by,
@@ -270,7 +317,7 @@ class GoLive:
             precision=self._winner.precision,
             max_body=served_by.max_body(serving),
             token_file=served_by.token_file(serving),
-            certificate=served_by.certificate(serving),
+            certificate=None if named is None else self._target.certificate(named, url),
             rows=rows,
             batches=batches,
         )

@@ -18,11 +18,13 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.gates import DEFAULT_GATES, is_floor
 from orchestrator.spec.signature import Signature
+from orchestrator.targets.certificate import Expected
 from orchestrator.targets.client import infer, rows_within
 from orchestrator.verify.gates import Gates, closeness, judge, worst
 from orchestrator.verify.parity import compare, magnitude
+from orchestrator.verify.rows import with_rows
 
-__all__ = ["GoldenReport", "check_golden"]
+__all__ = ["GoldenReport", "check_golden", "sample_calls"]
 
 Array = np.ndarray[Any, Any]
 
@@ -107,7 +109,7 @@ def check_golden(
     batches: bool = True,
     max_body: int | None = None,
     token_file: Path | None = None,
-    certificate: Path | None = None,
+    certificate: Expected | None = None,
 ) -> GoldenReport:
     """Send samples to a server and judge its answers by the gates of `verify`.
 
@@ -184,6 +186,25 @@ def check_golden(
     return GoldenReport(len(requests), len(seen), golden.samples, tuple(gated))
 
 
+def sample_calls(samples: Path, count: int, most_bytes: int) -> Iterator[Mapping[str, Array]]:
+    """The inputs of the smallest calls that the model takes, by name, one for each of the first samples; at least one.
+
+    Args:
+        samples: the output folder of the import step.
+        count: at most so many.
+        most_bytes: of all tensors together.
+    """
+    golden = _read(samples, most_bytes)
+    sent = 0
+    for chosen in _rows_alone(golden, count):
+        inputs = {key: np.asarray(array[chosen], order="C") for key, array in golden.inputs.items()}
+        size = sum(array.nbytes for array in inputs.values())
+        if sent and sent + size > most_bytes:
+            return
+        sent += size
+        yield inputs
+
+
 def _rows_alone(golden: _Golden, count: int) -> list[Array | int]:
     """The smallest requests that the model takes; without a batch dimension the row axis is not part of the call."""
     chosen = range(min(count, golden.rows))
@@ -205,7 +226,9 @@ def _judged(
     """The answers to the chosen samples by every gate."""
     results = []
     for output, baseline in golden.baseline.items():
-        parity = compare(np.asarray(baseline[chosen]), actual[output], scale=magnitude(baseline))
+        expected, found = np.asarray(baseline[chosen]), actual[output]
+        parity = compare(expected, found, scale=magnitude(baseline))
+        parity = with_rows(parity, *(((expected,), (found,)) if isinstance(chosen, int) else (expected, found)))
         results += judge(output, *case, parity, gates=limits, classes=output in golden.classes)
     return results
 
@@ -219,8 +242,10 @@ def _named(chosen: Array | int) -> str:
 
 
 def _describe(result: GateResult) -> str:
-    if result.detail:
+    if result.gate == "shape":
         return f"output {result.output} has the {result.detail} ({result.case})"
+    if result.detail:
+        return f"{result.gate} of output {result.output}: {result.detail} ({result.case})"
     side = "below" if is_floor(result.gate) else "above"
     return (
         f"{result.gate} of output {result.output} is {result.measured:.4g},"

@@ -127,6 +127,7 @@ class PlanRelease:
 
     def _release(self) -> RenderedRelease:
         winner = Winner.read(self._trees.path(_digest(self._selected)))
+        strategy = self._loaded.spec.deploy.strategy
         return RenderedRelease(
             name=self._plan.name,
             spec_file=str(Path(self._loaded.document.file).absolute()),
@@ -137,6 +138,7 @@ class PlanRelease:
             gates=self._gates(winner.candidate),
             threads=winner.options.total_threads(self._loaded.spec.hardware.cpus),
             image=build_settings(self._loaded),
+            canary=None if strategy is None else strategy.canary,
         )
 
     def _gates(self, candidate: str) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from orchestrator.store.store import Store
 from orchestrator.targets.table import target_at
 from orchestrator.targets.target import Site
 
-__all__ = ["revisions", "roll_back"]
+__all__ = ["revision_to_return_to", "revisions", "roll_back"]
 
 
 def revisions(deployment: Deployment) -> list[Revision]:
@@ -55,7 +55,7 @@ def _roll_back(
         before = recover(name, store, observer)
         if before is None:
             raise UsageError(Diagnostic("E602", f"no deployment is called `{name}`", remedy="`mlo status` lists them"))
-        entry = _wanted(before, revision)
+        entry = revision_to_return_to(before, revision)
         _check_stored(store, before.name, entry)
         release = RenderedRelease(
             name=before.name,
@@ -94,14 +94,25 @@ def _check_stored(store: Store, name: str, entry: Revision) -> None:
             )
 
 
-def _wanted(deployment: Deployment, revision: int | None) -> Revision:
+def revision_to_return_to(deployment: Deployment, revision: int | None) -> Revision:
+    """What a rollback lets serve again.
+
+    Args:
+        deployment: as the state records it.
+        revision: its number; None for the one that served before this one.
+
+    Raises:
+        UsageError: E622 there is no such revision, or it serves already.
+    """
     others = [entry for entry in deployment.history if entry.revision != deployment.revision]
     if not others:
         raise UsageError(
             Diagnostic(
                 "E622",
                 f"{deployment.name} has no revision to go back to",
-                cause=f"revision {deployment.revision} is the only one that ever served",
+                cause=f"revision {deployment.revision} is the only one that ever served"
+                if deployment.history
+                else "its first revision is still being deployed, or that was interrupted",
                 remedy="to change what serves, change its spec and run `mlo apply`",
             )
         )

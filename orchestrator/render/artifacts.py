@@ -68,6 +68,7 @@ def render_artifacts(
     chosen.write_folder(settings, variant, folder / "serving")
     listed = requirements(settings, image.hashes, image.unlocked)
     values = _values(chosen, settings, deployment, sizing) | {
+        "ca_bundle": image.ca_bundle and not image.wheels and chosen.server.packaged,
         "indexes": () if settings.devices else cpu_indexes(settings.tools),
         "locked": listed.locked,
         "needs_vnni": _needs_vnni(settings, variant),
@@ -109,6 +110,7 @@ def _values(
         request_seconds = min(request_seconds, sizing.longest_request)
     replicas = max(deployment.min_replicas, sizing.replicas or 1)
     return {
+        "at_once": server.at_once,
         "auth": settings.auth,
         "answers_after_sigterm": server.answers_after_sigterm,
         "backend": settings.backend,
@@ -179,6 +181,7 @@ def _container(values: dict[str, Any]) -> ContainerSettings:
         tls_folder=None if values["tls"] is None else values["tls"].folder,
         egress=values["traces"] is not None,
         stop_seconds=values["grace_seconds"],
+        at_once=values["at_once"],
     )
 
 

@@ -10,7 +10,10 @@ from typing import Literal
 import orchestrator
 from orchestrator.backends.table import BACKENDS, backend
 
-__all__ = ["AssetKind", "assets_digest", "assets_dir"]
+__all__ = ["REPORT_TEMPLATES", "AssetKind", "assets_digest", "assets_dir"]
+
+REPORT_TEMPLATES = "report"
+"""The folder of `templates` for reports, which are about what was rendered and no part of it."""
 
 AssetKind = Literal["templates", "charts"]
 
@@ -46,6 +49,8 @@ def assets_digest() -> str:
     content = hashlib.sha256()
     for name, root in roots.items():
         for path in [root] if root.is_file() else sorted(root.rglob("*")):
+            if name == "templates" and path.relative_to(root).parts[:1] == (REPORT_TEMPLATES,):
+                continue
             if path.is_file() and path.suffix != ".pyc":
                 content.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode())
                 content.update(hashlib.sha256(path.read_bytes()).digest())

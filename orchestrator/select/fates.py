@@ -15,7 +15,7 @@ from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.backends.table import BACKENDS
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.measure.finalists import not_faster, undecided
-from orchestrator.steps.parameters import CandidateParameters
+from orchestrator.steps.parameters import CandidateParameters, SearchedParameters
 
 __all__ = ["ConsideredCandidate", "candidate_before_selection"]
 
@@ -91,6 +91,7 @@ def candidate_before_selection(
     server: CandidateServerResult | None,
     objective: Objective,
     runtime_level: Collection[str],
+    searched: SearchedParameters | None = None,
 ) -> ConsideredCandidate:
     """A candidate; with a fate if it already dropped out before the selection.
 
@@ -103,11 +104,13 @@ def candidate_before_selection(
         server: its result in the server benchmark; None if there is no report.
         objective: what is optimized for.
         runtime_level: backends whose candidates may win by their runtime results if they have no server.
+        searched: how a search ended for it; None for a finalist, and without a search.
     """
     found = ConsideredCandidate(candidate_identity(each), each.as_given, verdict, runtime, server)
     fate = (
         _step_fate(own_steps, steps)
         or _verification_fate(verdict)
+        or (None if searched is None else (searched.fate, searched.reason))
         or _runtime_fate(runtime, objective)
         or _server_fate(server, found.backend, runtime_level)
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.artifacts.measurement import Objective, rate_text, times_text
 from orchestrator.artifacts.runtime_report import PairedTimes, RuntimeReport, RuntimeResult
-from orchestrator.artifacts.server_report import ServerReport
+from orchestrator.artifacts.server_report import OtherProcesses, ServerReport
 from orchestrator.artifacts.variant_facts import VariantFacts
 from orchestrator.measure.finalists import against_baseline
 from orchestrator.measure.statistics import FEWEST_ROUNDS
@@ -45,6 +45,7 @@ def decision_notes(
     runtime, server = reports
     return (
         *(() if choice is None else _choice_notes(choice, met=met)),
+        *parameters.search_notes,
         *(() if runtime is None else _runtime_notes(runtime)),
         *(() if server is None else _server_notes(parameters, server)),
         *(() if choice is None else _original_model_notes(parameters, candidates, choice.winner)),
@@ -91,6 +92,20 @@ def _server_notes(parameters: SelectParameters, server: ServerReport) -> Iterato
         yield server.load_generator.note
     if machine.cpus != machine.cpus_wanted:
         yield machine.how
+    disturbed = [
+        (each.candidate, each.measured.others)
+        for each in server.candidates
+        if each.measured is not None and each.measured.others is not None
+    ]
+    if shown := [_disturbed_text(name, found) for name, found in disturbed if found.again or found.disturbed]:
+        yield f"other processes used the CPUs while servers were measured: {'; '.join(shown)}"
+
+
+def _disturbed_text(name: str, found: OtherProcesses) -> str:
+    """Such as `onnx-int8: 48 %, 3 segments measured again, 1 still disturbed`."""
+    again = f", {found.again} segment{'s' * (found.again != 1)} measured again" if found.again else ""
+    left = f", {found.disturbed} {'still ' if again else ''}disturbed" if found.disturbed else ""
+    return f"{name}: {100 * found.cpus:.0f} %{again}{left}"
 
 
 def _original_model_notes(

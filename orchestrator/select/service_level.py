@@ -13,10 +13,12 @@ __all__ = [
     "faster_wire",
     "milliseconds",
     "service_level",
+    "was_disturbed",
     "wire_is_the_cause",
 ]
 
 _LATE = "the load generator sent its requests late"
+_OTHERS = "other processes used the CPUs meanwhile"
 _LIMITED = "the load generator could not send clearly more"
 
 
@@ -34,7 +36,13 @@ def service_level(server: ServerMeasurement) -> LevelStatus:
 def _throughput_status(level: ThroughputLevel | None) -> LevelStatus:
     if level is None or level.met:
         return "met"
-    return "inconclusive" if level.generator_late or level.generator_limited else "missed"
+    return "inconclusive" if level.generator_late or level.generator_limited or level.disturbed else "missed"
+
+
+def was_disturbed(server: ServerMeasurement) -> bool:
+    """Whether a miss is not proven because of other processes on the machine."""
+    p99, throughput = server.slo.p99, server.slo.throughput
+    return (p99 is not None and p99.disturbed) or (throughput is not None and throughput.disturbed)
 
 
 def distance(server: ServerMeasurement) -> Distance:
@@ -54,6 +62,7 @@ def distance_text(server: ServerMeasurement) -> str:
     throughput = server.slo.throughput
     if throughput is not None and not throughput.met:
         why = _LATE if throughput.generator_late else _LIMITED if throughput.generator_limited else ""
+        why = why or (_OTHERS if throughput.disturbed else "")
         unproven = f", not proven: {why}" if why else ""
         parts.append(f"{rate_text(throughput.reached)}/s of {rate_text(throughput.wanted)}/s{unproven}")
     return "; ".join(parts)
@@ -73,6 +82,8 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
         text += f"; it refused {sum(server.refused.values())} of {level.samples} requests as too busy: {what}"
     if level.generator_late:
         return f"{text}, not proven: {_LATE}"
+    if level.disturbed:
+        return f"{text}, not proven: {_others_text(server)}"
     if level.status == "inconclusive":
         return f"{text}, not proven: at least {level.samples_wanted} more samples are needed"
     if level.status == "missed" and reached <= limit:
@@ -82,6 +93,15 @@ def _p99_text(server: ServerMeasurement, level: P99Level) -> str:
         if (best := faster_wire(server)) is not None:
             text += f"; {call_text(best)}"
     return text
+
+
+def _others_text(server: ServerMeasurement) -> str:
+    """Such as `other processes used 48 % of the CPUs meanwhile, also when it was measured again (8 times)`."""
+    if (found := server.others) is None:
+        return _OTHERS
+    times = "once" if found.again == 1 else f"{found.again} times"
+    again = f", also when it was measured again ({times})" if found.again else ""
+    return f"other processes used {100 * found.cpus:.0f} % of the CPUs meanwhile{again}"
 
 
 def faster_wire(server: ServerMeasurement) -> WireResult | None:

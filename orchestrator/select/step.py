@@ -24,7 +24,14 @@ from orchestrator.select.chart import chart
 from orchestrator.select.fates import ConsideredCandidate, candidate_before_selection
 from orchestrator.select.notes import decision_notes
 from orchestrator.select.ranking import Choice, choose, choose_by_runtime, compared
-from orchestrator.select.service_level import distance, distance_text, faster_wire, service_level, wire_is_the_cause
+from orchestrator.select.service_level import (
+    distance,
+    distance_text,
+    faster_wire,
+    service_level,
+    was_disturbed,
+    wire_is_the_cause,
+)
 from orchestrator.select.sizing import cost_per_million, proven_rate, sized
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SelectParameters
@@ -161,6 +168,7 @@ def _candidates(
                 server=at_server.get(name),
                 objective=parameters.objective,
                 runtime_level=parameters.runtime_level,
+                searched=parameters.searched.get(name),
             )
         )
     refused = (
@@ -322,19 +330,26 @@ def _service_level_not_met(
         remedy = "install what is missing (run `mlo doctor`), or set `slo: {enforce: false}`"
     else:
         cause = "the 99th percentile must be within the limit at 99 % confidence, and every request must be answered"
-        again = "if the machine was busy, measure again with `mlo apply SPEC --replace benchmark.server`"
+        once_more = "measure again with `mlo apply SPEC --replace benchmark.server`"
+        again = f"if the machine was busy, {once_more}"
+        busy = {c.name for c in left if c.over_the_wire is not None and was_disturbed(c.over_the_wire)}
+        if busy:
+            again = f"{once_more} when less else runs on this machine"
         remedy = (
             f"{again}; otherwise relax `slo:`, raise `hardware.cpus`, or accept the best candidate with "
             "`slo: {enforce: false}`"
         )
-        slowed = [c for c in left if c.over_the_wire is not None and wire_is_the_cause(c.over_the_wire)]
+        slowed = [
+            c for c in left if c.over_the_wire is not None and c.name not in busy and wire_is_the_cause(c.over_the_wire)
+        ]
         if slowed:
             remedy = f"{_other_wire(slowed)}; {remedy}"
-        if "inconclusive" in levels.values():
+        if any(level == "inconclusive" and name not in busy for name, level in levels.items()):
             remedy = f"raise `optimize.time_budget`, or {remedy}"
+    unproven = "inconclusive" in levels.values() and "missed" not in levels.values()
     return StepError(
         "E501",
-        "no candidate meets the SLO",
+        "no candidate is proven to meet the SLO" if unproven else "no candidate meets the SLO",
         cause=cause,
         remedy=remedy,
         at=("slo",),

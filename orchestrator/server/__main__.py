@@ -17,6 +17,8 @@ from .logs import set_up_logs
 
 __all__ = ["main"]
 
+_OVERRIDDEN = ("host", "port", "grpc_port", "threads", "drain_seconds")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the server and return its exit code; see `errors` and docs/server.md."""
@@ -26,12 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="overrides `port` of the file; 0 selects a free port, which is logged")
     parser.add_argument("--grpc-port", type=int, help="overrides `grpc_port` of the file; 0 selects a free port")
     parser.add_argument("--threads", type=int, help="overrides `threads` of the file")
+    parser.add_argument("--drain-seconds", type=float, help="overrides `drain_seconds` of the file")
     parser.add_argument("--handover", type=int, metavar="FD", help="an inherited socket that brings listening sockets")
     options = parser.parse_args(argv)
     set_up_logs("info")
     try:
         config = load_config(options.config)
-        given = {name: getattr(options, name) for name in ("host", "port", "grpc_port", "threads")}
+        given = {name: getattr(options, name) for name in _OVERRIDDEN}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         set_up_logs(config.log_level)
         digests: Future[None] = Future()

@@ -82,6 +82,8 @@ class ServerConfig:
     devices: tuple[int, ...] | None
     cuda_graphs: bool
     graph_optimization: str
+    spinning: bool
+    memory_arena: bool
     max_batch_size: int
     batch_sizes: tuple[int, ...] | None
     max_delay_us: int
@@ -211,6 +213,8 @@ def _server(document: Any, folder: Path) -> ServerConfig:
         graph_optimization=(
             section.choice("graph_optimization", GRAPH_OPTIMIZATION) if section.has("graph_optimization") else "all"
         ),
+        spinning=section.flag("spinning") if section.has("spinning") else False,
+        memory_arena=section.flag("memory_arena") if section.has("memory_arena") else True,
         max_batch_size=section.integer("max_batch_size", 1, 65536),
         batch_sizes=_sizes(section) if section.has("batch_sizes") else None,
         max_delay_us=section.integer("max_delay_us", 0, 10_000_000),

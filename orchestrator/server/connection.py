@@ -26,6 +26,8 @@ __all__ = ["Connection"]
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _LINGER_SECONDS = 2.0
+_FIRST_SECONDS = 1.0
+"""A client that has just connected is about to send its request, also when the server is about to end."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ONE_WRITE = 64 * 1024
 """Smaller bodies are copied after their head, which is cheaper than a second buffer."""
@@ -70,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._ending = False
         self._half_closed = False
         self._leave_at = _NEVER  # after the next answer, and by then if there is none
+        self._expected_until = 0.0  # the first request is probably on its way
         self._paused = False
         self._stage: tuple[Request | None, bool] = (None, False)  # the purpose of the deadline
 
@@ -80,7 +83,9 @@ class Connection(asyncio.Protocol):
         if len(self._connections) > self._limits.connections:
             self._ending = True
             self._transport.abort()
-        self.deadline = time.monotonic() + min(_HEAD_SECONDS, self._limits.seconds)
+        now = time.monotonic()
+        self.deadline = now + min(_HEAD_SECONDS, self._limits.seconds)
+        self._expected_until = now + _FIRST_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why it is lost makes no difference
         """Drop the client and cancel its requests."""
@@ -160,6 +165,7 @@ class Connection(asyncio.Protocol):
         """A head begins."""
         self._arriving = Request(time.monotonic())
         self._in_head = True
+        self._expected_until = 0.0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
@@ -378,11 +384,18 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self.deadline, self._leave_at)
 
     def finish(self) -> None:
-        """Close now if nothing is being answered, otherwise after the answer (the app is `closing`)."""
-        if self._current is None and not self._unread and not self._ending:
-            self._ending = True
-            self.deadline = time.monotonic() + _LINGER_SECONDS
-            self._transport.close()
+        """Close now if no request is being answered, is arriving or is expected; otherwise a later call does.
+
+        After an answer the connection closes by itself, since the app is `closing` or `let_go` was called.
+        """
+        if self._current is not None or self._arriving is not None or self._unread or self._ending:
+            return
+        if time.monotonic() < self._expected_until:
+            self.deadline = min(self.deadline, self._expected_until)
+            return
+        self._ending = True
+        self.deadline = time.monotonic() + _LINGER_SECONDS
+        self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""

@@ -44,6 +44,9 @@ _CALLS_AT_MOST, _CALLS_AT_LEAST = 4096, 256
 _CALLS_BYTES = 4 << 30
 """The maximum memory of all calls, if each has the maximum size; at least `_CALLS_AT_LEAST` are accepted in any case."""
 
+_TAKING_HOLD_S = 0.25
+"""For which handshakes wait when the certificate has changed; what has to be done by then takes microseconds."""
+
 _Call = Callable[[Any, Any], Awaitable[Any]]
 
 _log = logging.getLogger("mlo.grpc")
@@ -257,12 +260,24 @@ def _traceparent(context: Any) -> str | None:
 def _credentials(certificates: Certificates) -> Any:
     """Credentials that follow the files when they change."""
     needs_client = len(certificates.contents) > 2
+    given = certificates.contents
 
     def configuration() -> Any:
-        certificate, key, *client_ca = certificates.contents
+        certificate, key, *client_ca = given
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca[0] if client_ca else None)
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, needs_client)
+    def renewed() -> Any:
+        # Asked at the begin of each handshake, by one at a time. What gRPC replaces is freed under the feet of handshakes that
+        # were asked before and have not taken hold of it yet, and the process dies (github.com/grpc/grpc/issues/36693, seen
+        # with grpcio 1.85). So only what has changed is given anew, once those have had the time for it; all others wait.
+        nonlocal given
+        if certificates.contents is given:
+            return None
+        time.sleep(_TAKING_HOLD_S)
+        given = certificates.contents
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, needs_client)
 
 
 def _parsed(call: _Call, request_type: Any) -> _Call:

@@ -151,8 +151,9 @@ def _options(config: ServerConfig, threads: int) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = _GRAPH_OPTIMIZATION[config.graph_optimization]
     options.log_severity_level = _NO_LOG
-    # A spinning thread takes CPU time from the event loop, which shares the container's limit.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A spinning thread takes CPU time from the event loop, which shares the container's limit; only a measurement can allow it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
+    options.enable_cpu_mem_arena = config.memory_arena
     # Memory patterns are for a single shape; with varying sizes, they only cost time.
     options.enable_mem_pattern = not config.model.signature.dims
     return options

@@ -23,6 +23,10 @@ E205 the accelerator is not available
     message says what is missing: the card, its driver, the container's access to it, or enough of them. Plan and apply on
     a machine that has them; what `mlo render` writes there runs on any machine with such GPUs. `mlo validate` works
     everywhere.
+E206 one name or place in two specs
+    A deployment is known by the `metadata.name` of its spec. Of two specs with the same name, applied together, each would replace
+    what the other has released, again at every run. Environments of one model belong into one spec, below `environments:`.
+    A folder and a port can be of one deployment only, too.
 E210 not a saved plan
     The file cannot be read or was not written by `mlo plan SPEC --out FILE`.
 E211 a plan from another version
@@ -38,7 +42,7 @@ E215 confirmation required
     Without a terminal, mlo cannot ask for confirmation. Add `--yes`, or apply a saved plan.
 E216 the output folder cannot be used
     Rendered files are written to a new or empty folder, so that nothing is overwritten. `--force` replaces the files of
-    an earlier render.
+    an earlier render. `mlo report` writes one file, and replaces an earlier report only.
 E217 nothing to explain
     `mlo explain` accepts an error code, a spec together with one of its steps, candidates or keys, or a deployment's name together
     with a candidate.
@@ -117,21 +121,18 @@ E452 the artifacts cannot be rendered
 E480 the places of secrets do not fit together
     In Kubernetes each Secret is mounted as a folder: the certificate and its key lie in one, the tokens in another, and none in another's.
 E481 the server's certificate cannot be used
-    The certificate or the key of `serving.tls` is missing, expired, not yet valid, encrypted, no PEM, or they do not belong together.
+    The certificate or the key of `serving.tls` is missing, expired, not yet valid, encrypted, no PEM, or they do not belong together:
+    on this machine, on that of the Docker Engine, or in the Secret of the cluster.
     Whether a clients' authority signed it, and for which name, is for those who make it: mlo compares the certificate itself.
 E482 the server shows another certificate
-    mlo talks to a deployment with `serving.tls` only if it shows the certificate in the file that the spec named when it was deployed.
-E483 the target cannot deploy a server with a certificate
-    `serving.tls` is for the targets that the message names. Elsewhere, TLS ends in front of the server: at an Ingress, a gateway or a mesh.
+    mlo talks to a deployment with `serving.tls` only if it shows the certificate in the file that the spec named when it was deployed,
+    or on a cluster, while it is released, the one in the Secret.
 E490 more replicas are needed than there may be
     `slo.total_throughput` divided by what one replica is proven to hold is more than `serving.replicas.max`, the platform's
     limit, or the one replica that the target runs. Ask for less, allow more replicas, or give each more CPUs.
 E491 servers cannot be measured in containers
     With `benchmark: {inside: container}`, servers are started in containers of their images, and the Docker Engine that builds and
     runs them does not respond.
-E492 servers over TLS are not measured in containers
-    Measuring makes a certificate of its own, which only processes of this machine read. Measure as a process
-    (`benchmark: {inside: process}`); TLS costs the same in a container.
 E501 no candidate meets the service level
     All verified candidates are slower than `slo` requires; the table shows by how much. Give the model more CPUs, lower
     the requirement, or set `slo: {enforce: false}` to deploy the best candidate anyway.
@@ -141,7 +142,8 @@ E502 no candidate is left
 E601 the supervisor did not start or stop
     A local deployment is watched by a supervisor process, which did not start or could not be stopped.
 E602 no such deployment
-    There is no deployment with this name in the store that was used, which the message and `mlo status` name.
+    There is no deployment with this name in the store that was used, which the message and `mlo status` name. For `mlo explain`
+    and `mlo report`: nothing is decided under this name there, or about this spec in its present form.
 E603 the server exited during start-up
     The server of the new revision exited before it was ready. A revision that served before keeps serving.
 E604 the server was not ready in time
@@ -182,7 +184,8 @@ E618 port in use
     Another process is listening on `deploy.port`, or on the port after it, which is for gRPC (`serving.grpc`). `mlo apply`
     checks this before it computes anything.
 E619 not running
-    The deployment is recorded, but its server or files are gone, or it is a folder and something else serves from it.
+    The deployment is recorded, but its server or files are gone, or it is a folder and something else serves from it; or somebody
+    has changed its Deployment on a cluster so that the server is not found in the pods.
 E620 the folder cannot be used
     `deploy: {target: folder}` writes to a folder that is new or empty, or that holds an earlier revision of the same
     deployment, and that you may write to. `mlo apply` checks this before it computes anything.
@@ -191,11 +194,17 @@ E621 the folder was modified
 E622 no revision to roll back to
     `mlo history` lists the revisions. A revision whose artifacts were removed by `mlo gc` cannot serve again.
 E623 the traffic cannot be split
-    A share of the traffic was requested from a target that gives a revision either all of it or none.
+    A share of the traffic was requested, by `deploy: strategy:`, from a target that gives a revision either all of it or none.
 E624 another store serves this name
     Two stores of one user would serve one name on this machine, each unaware of the other. The message names the other store.
 E625 no token for the server
     Requests to this deployment need a token (`serving.auth`), and the file with the accepted ones cannot be read, or holds none.
+E626 a new revision is worse than what serves
+    At a step of `deploy: strategy: canary:`, requests to the new revision failed, or its calls or its 99th percentile took longer
+    than those of what serves, beyond doubt, and by more than both differed when they were measured. It was taken back.
+E627 a new revision could not be compared with what serves
+    At a step of `deploy: strategy: canary:`, requests failed again and again while the cluster lost the connections that carried them, so
+    nothing can be said of the revision. It was taken back.
 E630 the image cannot be built
     Images are built by the Docker Engine that `DOCKER_HOST` or the current Docker context names, and it does not respond or
     refuses. `mlo doctor` says whether mlo reaches one.
@@ -249,7 +258,7 @@ E661 Helm failed
 E662 the name is taken
     The namespace has a Helm release of that name that was not made by mlo, which is not touched.
 E663 something is missing for the pod
-    A Secret, a ConfigMap or a volume that the pod needs does not exist, or its command cannot be started. The previous
+    A Secret, a ConfigMap or a volume that the pod needs does not exist, or lacks a key, or its command cannot be started. The previous
     revision keeps serving.
 E665 the cluster is too old
     The cluster lacks API groups that a release needs.
@@ -259,6 +268,9 @@ E666 no port-forward to the pod
 E667 the cluster refuses a request
     A request was refused for another reason than missing rights: an object was changed or removed meanwhile, or it breaks a rule of
     the cluster. The cause is the cluster's own message.
+E668 another form of release
+    A deployment that serves as a Deployment cannot become an InferenceService of KServe, or the other way round, without a time in
+    which nothing serves. Deploy it under another name, or destroy it first.
 E670 images need a registry
     What is committed to Git names its image by the digest that a registry gave it, so `deploy: {target: gitops}` needs
     `image.registry`, and this machine pushes there. Log in with `docker login REGISTRY`.
@@ -278,11 +290,14 @@ E675 the image has no digest
 E676 an environment that needs an image of its own
     Environments with the same `deploy.path` are written into one folder, as overlays of one image. One that changes what the
     decision depends on, such as `hardware` or `slo`, needs a path of its own, and `mlo apply --environment NAME`.
-E677 an InferenceService needs another target
-    `deploy: {as: inference-service}` is for `target: gitops`: with KServe, the pods are KServe's, and `target: kubernetes` could
-    neither prove a release before it takes traffic nor follow it.
 E678 two routes
     KServe brings the route of an InferenceService, so `deploy.ingress` has no place beside it.
+E679 TLS behind KServe
+    KServe's routes send plain HTTP to the pods of an InferenceService, so a server that speaks TLS would get no request that it
+    understands. TLS is ended by KServe's gateway, which has a certificate of its own.
+E680 an endpoint that cannot be measured
+    What `mlo benchmark` was given is no model on a server of the Open Inference Protocol v2, or it does not answer requests. The
+    cause says which, or what it answers.
 E640 the Docker Engine does not respond
     Nothing answers where `DOCKER_HOST` or the current Docker context says that the engine is, or where the deployment was
     recorded to be. Containers that run there go on serving.

@@ -114,7 +114,7 @@ E145 a file would be overwritten
     samples that it did not generate.
 E146 inside the model's folder
     The spec or the store would be created inside the model's folder. All files there belong to the model, so every
-    change to the spec would change the model. Run the command in the parent folder.
+    change to the spec would change the model. Keep both elsewhere, such as in the parent folder.
 E199 unknown code
     There is no message with the code given to `mlo explain`.
 W101 unused dimension
@@ -131,4 +131,7 @@ W105 requests that are kept out
     `deploy.ingress`, or a Service of type `LoadBalancer` or `NodePort`, brings requests from outside the namespace, and the
     NetworkPolicy lets in only those of the same one, unless `deploy.ingress.from_namespace` or `deploy.service.requests_from` says more.
     A cluster whose network does not know such policies lets all in.
+W106 a share that pods cannot give
+    The first of `deploy: strategy: canary: steps:` is far less than one pod takes beside those of `serving.replicas.min`. The step is held
+    with the share of one pod, and its line says so.
 """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Flaw", "flaw_of"]
+__all__ = ["Flaw", "flaw_of", "flaw_of_certificate"]
 
 
 class Flaw(NamedTuple):
     """What is wrong with a certificate or a key, and what to do."""
 
-    file: Path
+    file: str
     problem: str
     cause: str
     remedy: str
@@ -33,12 +32,13 @@ def flaw_of(certificate: Path, key: Path, now: datetime | None = None) -> Flaw |
             file.read_bytes()
         except OSError as error:
             return Flaw(
-                file,
+                str(file),
                 f"{file} cannot be read",
                 str(error.strerror),
                 "put the file there, or let the user who runs mlo read it",
             )
-    return _unusable_key(key) or _unusable_certificate(certificate, now) or _other_key(certificate, key)
+    flaw = _unusable_key(key) or flaw_of_certificate(str(certificate), certificate.read_bytes(), now)
+    return flaw or _other_key(certificate, key)
 
 
 def _unusable_key(key: Path) -> Flaw | None:
@@ -49,14 +49,14 @@ def _unusable_key(key: Path) -> Flaw | None:
         load_pem_private_key(key.read_bytes(), None)
     except TypeError:
         return Flaw(
-            key,
+            str(key),
             f"the key {key} is encrypted",
             "a server that starts by itself has nobody to ask for the password",
             f"write it without one, as in `openssl pkey -in {key.name} -out plain.key`, readable for the server's user alone",
         )
     except (ValueError, UnsupportedAlgorithm) as error:
         return Flaw(
-            key,
+            str(key),
             f"{key} holds no private key",
             _first_line(error),
             "write the key as PEM, which begins with `-----BEGIN PRIVATE KEY-----`",
@@ -64,11 +64,19 @@ def _unusable_key(key: Path) -> Flaw | None:
     return None
 
 
-def _unusable_certificate(certificate: Path, now: datetime) -> Flaw | None:
+def flaw_of_certificate(certificate: str, pem: bytes, now: datetime | None = None) -> Flaw | None:
+    """What keeps clients from taking a certificate; None if nothing does.
+
+    Args:
+        certificate: where it is, for messages.
+        pem: the server's certificate, first.
+        now: an aware time; the current one by default.
+    """
     from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - as above
 
+    now = datetime.now(UTC) if now is None else now
     try:
-        first, *_ = load_pem_x509_certificates(certificate.read_bytes())
+        first, *_ = load_pem_x509_certificates(pem)
     except ValueError as error:
         return Flaw(
             certificate,
@@ -79,14 +87,14 @@ def _unusable_certificate(certificate: Path, now: datetime) -> Flaw | None:
     if now > first.not_valid_after_utc:
         return Flaw(
             certificate,
-            f"the certificate {certificate} has expired",
+            f"the certificate in {certificate} has expired",
             f"it was valid until {first.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; clients refuse it",
             "renew it; a running server takes the new one within seconds",
         )
     if now < first.not_valid_before_utc:
         return Flaw(
             certificate,
-            f"the certificate {certificate} is not valid yet",
+            f"the certificate in {certificate} is not valid yet",
             f"it is valid from {first.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; clients refuse it until then",
             "check the machine's clock, or use one that is valid now",
         )
@@ -94,11 +102,13 @@ def _unusable_certificate(certificate: Path, now: datetime) -> Flaw | None:
 
 
 def _other_key(certificate: Path, key: Path) -> Flaw | None:
+    import ssl  # noqa: PLC0415 - only needed with `serving.tls`, and takes 5 ms
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         return Flaw(
-            key,
+            str(key),
             f"the key {key} does not belong to the certificate {certificate}",
             error.reason or str(error),
             "use the key that the certificate was made for; the server's own certificate is the first in its file",

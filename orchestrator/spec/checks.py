@@ -14,6 +14,7 @@ from orchestrator.spec.document import SpecPath, find, span_of
 from orchestrator.spec.model_files import describe, file_kind
 from orchestrator.spec.models import ModelDeployment, TensorIn, TensorOut
 from orchestrator.spec.places import did_you_mean
+from orchestrator.spec.quantities import percent_text
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.signature import multiples_of
 from orchestrator.spec.source_models import FOLDERS, KIND_OF_FILE, SAY_NOTHING, PytorchSource
@@ -47,6 +48,7 @@ def checked(spec: ModelDeployment, root: Node, folder: Path) -> list[Diagnostic]
         *_import_roots(spec, root, folder),
         *_wheels(spec, root, folder),
         *_doubtful(spec, root),
+        *_coarse_steps(spec, root),
         *_without_effect(spec, root),
         *spec.deploy.problems(partial(span_of, root)),
     ]
@@ -346,6 +348,29 @@ def _doubtful(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
                     remedy="write `true` or `false`, or put quotes around the text",
                     severity="warning",
                 )
+
+
+def _coarse_steps(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    """A first step that is far from what one pod beside the replicas takes; where pods are the weights."""
+    deploy, replicas = spec.deploy, spec.serving.replicas.min
+    if deploy.strategy is None or not deploy.takes_shares or spec.slo.total_throughput is not None:
+        return  # how many replicas a throughput takes is known only once it is measured
+    first, least = deploy.strategy.canary.steps[0], 1 / (replicas + 1)
+    if deploy.weighs_requests or least < 2 * first:
+        return
+    at = ("deploy", "strategy", "canary", "steps", 0)
+    beside = "1 replica" if replicas == 1 else f"{replicas} replicas"
+    yield Diagnostic(
+        "W106",
+        f"a new revision cannot take only {percent_text(first)} of the traffic beside {beside}",
+        span_of(root, at),
+        label=f"one pod takes {least:.0%} then",
+        cause="a Service sends each pod as many connections as the others, and there is at least one new pod",
+        remedy=f"add `serving: {{replicas: {{min: {round(1 / first - 1)}, max: {round(1 / first - 1)}}}}}`; or begin with"
+        f" `{least:.0%}`, or reach it by `deploy: ingress: gateway:`, whose weights are exact",
+        severity="warning",
+        at=at,
+    )
 
 
 def _without_effect(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 __all__ = ["DEFAULT_GATES", "GATES", "PRECISIONS", "Gate", "Precision", "PrecisionGates", "is_floor"]
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -53,7 +53,17 @@ GATES: Mapping[str, Gate] = MappingProxyType(
         for gate in (
             Gate("max_abs_error", "max_abs_error", "Largest absolute difference of an output.", 0),
             Gate("max_rel_error", "max_rel_error", "Largest relative difference of an output.", 0),
-            Gate("min_cosine", "cosine", "Smallest cosine similarity of an output's rows.", -1, 1, of_samples=True),
+            Gate(
+                "min_cosine",
+                "cosine",
+                "Smallest cosine similarity of an output over all samples, as one vector.",
+                -1,
+                1,
+                of_samples=True,
+            ),
+            Gate(
+                "min_row_cosine", "row_cosine", "Smallest cosine similarity of an output's answer to one sample.", -1, 1
+            ),
             Gate(
                 "min_top1_agreement",
                 "top1_agreement",
@@ -97,8 +107,14 @@ DEFAULT_GATES: Mapping[str, PrecisionGates] = MappingProxyType(
         ),
         # Eight bits of mantissa: each rounding is off by up to 0.4 %, and a deep net adds some of them up.
         "bf16": PrecisionGates(0.05, edges_by_value=True, limits={"min_cosine": 0.995, "min_top1_agreement": 0.99}),
+        # Eleven bits of mantissa: each rounding is off by up to 0.05 %. Weights are cut at 65504; what is computed above it becomes
+        # infinite, which the gate of finite values finds.
+        "fp16": PrecisionGates(0.01, edges_by_value=True, limits={"min_cosine": 0.999, "min_top1_agreement": 0.99}),
         # Eight bits in total. Inputs beyond the calibrated range are clipped by design, so the values of edge inputs
         # say nothing about real inputs.
         "int8": PrecisionGates(0.2, edges_by_value=False, limits={"min_cosine": 0.99, "min_top1_agreement": 0.98}),
+        # Weights have sixteen values for each block and are off by up to a thirtieth of the block's range; activations are not
+        # clipped, but the errors grow with them.
+        "int4": PrecisionGates(0.3, edges_by_value=False, limits={"min_cosine": 0.98, "min_top1_agreement": 0.97}),
     }
 )

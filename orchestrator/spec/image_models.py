@@ -21,7 +21,7 @@ class ImageBuild(Strict):
         default=None, description="Folder of wheels that all packages are installed from, without an index."
     )
     ca_bundle: RelPath | None = Field(
-        default=None, description="File with the certificates that pip trusts when mlo fetches wheels or hashes."
+        default=None, description="File with the certificates that pip trusts, on this machine and in the build."
     )
     network: NetworkName | None = Field(
         default=None, description="Docker network of the build's commands, such as `none` or `host`."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def _look(path: Path) -> tuple[FileKind, str]:
 
 
 def _look_into_zip(path: Path) -> tuple[FileKind, str]:
+    import zipfile  # noqa: PLC0415 - most models are no archive
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

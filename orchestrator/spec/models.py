@@ -235,8 +235,12 @@ class Optimize(Strict):
     ] = Field(default="auto", description="Model formats to try.")
     time_budget: Duration = Field(
         default=300.0,
-        description="Time limit for building and measuring candidates.",
+        description="Time limit of making and verifying each variant, and of each benchmark; with `search`, of everything together.",
         json_schema_extra={"default": "5m"},
+    )
+    search: bool = Field(
+        default=False,
+        description="Search for better passes and runtime options, in rounds, until `time_budget` ends.",
     )
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "cpus_text",
     "duration_text",
     "memory_quantity",
+    "percent_text",
     "rate_text",
     "size_text",
 ]
@@ -44,6 +45,11 @@ def size_text(size: int) -> str:
 def rate_text(per_second: float) -> str:
     """Such as `200/s`."""
     return _with_unit(Decimal(repr(float(per_second))), "/s")
+
+
+def percent_text(share: float) -> str:
+    """Such as `10%` for 0.1."""
+    return _with_unit(Decimal(repr(float(share))) * 100, "%")
 
 
 def cpus_text(cpus: float) -> int | float:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.errors import SpecInvalid
+from orchestrator.spec.redacted import redacted
 
 __all__ = ["MAX_BYTES", "SourceText", "read_source", "similar_file", "source_from_bytes"]
 
 MAX_BYTES = 1 << 20
 _KEPT_OF_A_LINE = 1000  # characters of a line that a Span carries; a longer line is cut
+_READ_OF_A_LINE = 4 * _KEPT_OF_A_LINE  # to find a secret that is cut through
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -51,10 +53,11 @@ class SourceText:
         return bisect_right(self._line_starts, offset)
 
     def line_text(self, line: int) -> str:
-        """The text of line `line` without its line end, truncated if very long."""
+        """The text of line `line` without its line end and without secrets, truncated if very long."""
         start = self._line_starts[line - 1]
         stop = self._line_starts[line] if line < len(self._line_starts) else len(self.text)
-        return self.text[start : min(stop, start + _KEPT_OF_A_LINE)].rstrip("\r\n")
+        text = self.text[start : min(stop, start + _READ_OF_A_LINE)].rstrip("\r\n")
+        return redacted(text)[:_KEPT_OF_A_LINE]
 
     def span(self, start: int, end: int) -> Span:
         """The position of the characters from `start` up to, not including, `end`."""

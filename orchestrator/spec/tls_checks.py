@@ -11,7 +11,6 @@ from orchestrator.spec.certificates import flaw_of
 from orchestrator.spec.document import span_of
 from orchestrator.spec.models import ModelDeployment
 from orchestrator.spec.yaml_tree import Node, quoted
-from orchestrator.targets.table import TARGETS
 
 __all__ = ["tls_problems"]
 
@@ -20,18 +19,20 @@ def tls_problems(spec: ModelDeployment, root: Node) -> list[Diagnostic]:
     """What is wrong with the places, and with the files if they are used here."""
     if spec.serving.tls is None:
         return []
-    return [*_target(spec, root), *_secret_places(spec, root), *_certificate(spec, root)]
+    return [*_before_it(spec, root), *_secret_places(spec, root), *_certificate(spec, root)]
 
 
-def _target(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
-    if not spec.deploy.takes_tls:
-        able = " or ".join(f"`{name}`" for name, row in TARGETS.items() if row.section.takes_tls)
+def _before_it(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
+    """A server that nothing would speak TLS with."""
+    if not spec.deploy.passes_tls:
         yield Diagnostic(
-            "E483",
-            f"the target `{spec.deploy.target}` cannot deploy a server with a certificate",
+            "E679",
+            "an InferenceService does not take requests over TLS",
             span_of(root, ("serving", "tls"), key=True),
-            cause="it asks new servers over plain HTTP, and gives them no files of this machine",
-            remedy=f"remove `tls` and put TLS in front of the server, or deploy with {able}",
+            label="would be spoken by the pods",
+            cause="KServe's routes send plain HTTP to the pods, which could not answer it",
+            remedy="remove it, and let KServe's gateway have the certificate; or deploy `as: deployment`",
+            at=("serving", "tls"),
         )
 
 
@@ -69,7 +70,7 @@ def _certificate(spec: ModelDeployment, root: Node) -> Iterator[Diagnostic]:
         return  # planning says that the package is missing
     flaw = flaw_of(Path(tls.certificate), Path(tls.key))
     if flaw is not None:
-        key = "key" if flaw.file == Path(tls.key) else "certificate"
+        key = "key" if flaw.file == tls.key else "certificate"
         yield Diagnostic(
             "E481", flaw.problem, span_of(root, ("serving", "tls", key)), cause=flaw.cause, remedy=flaw.remedy
         )

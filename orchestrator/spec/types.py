@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from orchestrator.spec.quantities import SECONDS, SIZES, cpus_text, duration_text, rate_text, size_text
+from orchestrator.spec.quantities import SECONDS, SIZES, cpus_text, duration_text, percent_text, rate_text, size_text
 
 __all__ = [
     "AS_WRITTEN",
@@ -49,11 +49,13 @@ __all__ = [
     "ObjectName",
     "Origin",
     "OwnName",
+    "Percent",
     "PythonName",
     "PythonVersion",
     "Rate",
     "RegistryPrefix",
     "RelPath",
+    "RepositoryUrl",
     "Scalar",
     "SecretFile",
     "SecretName",
@@ -73,6 +75,7 @@ _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,15})?"
 _DURATION = re.compile(rf"^({_NUMBER})(us|ms|s|m|h)$")
 _RATE = re.compile(rf"^({_NUMBER})/(s|m|h)$")
 _SIZE = re.compile(r"^([0-9]{1,15})(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+_PERCENT = re.compile(rf"^({_NUMBER})%$")
 _CPUS = re.compile(r"^([0-9]{1,7})m$")
 
 
@@ -101,6 +104,14 @@ def _rate(value: object) -> float:
     if not 0 < rate <= 1e6:
         raise ValueError("expected a rate greater than zero and at most 1000000/s")
     return rate
+
+
+def _percent(value: object) -> float:
+    match = _match(_PERCENT, value, "a percentage, such as 10%")
+    share = float(Decimal(match[1]) / 100)
+    if not 0 < share < 1:
+        raise ValueError("expected a percentage above 0% and below 100%")
+    return share
 
 
 def _size(value: object) -> int:
@@ -178,6 +189,9 @@ Delay = Annotated[
 
 Rate = Annotated[float, BeforeValidator(_rate), _written(rate_text), _words(_RATE.pattern, "200/s")]
 """Per second; written as `200/s`."""
+
+Percent = Annotated[float, BeforeValidator(_percent), _written(percent_text), _words(_PERCENT.pattern, "10%")]
+"""A share above 0 and below 1; written as `10%`, `2.5%`."""
 
 Size = Annotated[
     int,
@@ -340,7 +354,7 @@ SecretFile = Annotated[
     _text(
         r"^/(run|home|srv|mnt|tmp|secrets)(/\.?[A-Za-z0-9_][A-Za-z0-9._-]*){2,8}$",
         "an absolute path of letters, digits, `.`, `_` and `-`, in a folder below /run, /home, /srv, /mnt, /tmp or /secrets, "
-        "such as `/run/secrets/digits/token`",
+        "such as `/run/secrets/digits/FILE`",
         200,
     ),
 ]
@@ -436,6 +450,17 @@ IndexUrl = Annotated[
     ),
 ]
 """A package index; credentials for it are in pip's own configuration, never in a spec."""
+
+RepositoryUrl = Annotated[
+    str,
+    _text(
+        r"^((https?://|ssh://([A-Za-z0-9_.-]+@)?)[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._:/~@%+-]*)?"
+        r"|[A-Za-z0-9_.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[A-Za-z0-9._/~%+-]+)$",
+        "the URL of a Git repository without a password or token, such as `https://git.example.com/team/deployments.git`",
+        500,
+    ),
+]
+"""A Git repository as a cluster reads it; credentials for it are in a Secret of that cluster, never in a spec."""
 
 NetworkName = Annotated[
     str,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.spec.document import SpecPath
 from orchestrator.spec.places import Place, Schema, did_you_mean, nearest, words_allowed
+from orchestrator.spec.redacted import redacted
 from orchestrator.spec.scalars import LOOKS_BOOLEAN
 from orchestrator.spec.types import EXPECTS
 from orchestrator.spec.yaml_tree import Node, quoted
@@ -256,7 +257,7 @@ def _wrong_type(place: Place, expected: str) -> Diagnostic:
     if expected == "text" and node.entries is None and node.items is None:
         label = f'to make it text, put quotes around it: "{node.raw}"'
     elif expected == "a list" and node.entries is None and isinstance(node.data, str | int | float):
-        label = f"for a list with one entry, write `[{node.raw}]`" if len(node.raw) < 40 else ""
+        label = f"for a list with one entry, write `[{redacted(node.raw)}]`" if len(node.raw) < 40 else ""
     elif expected == "`true` or `false`" and node.data in LOOKS_BOOLEAN:
         label = f"did you mean `{'true' if node.data in {'yes', 'on', 'y'} else 'false'}`?"
     elif "number" in expected and isinstance(node.data, str) and not node.plain:

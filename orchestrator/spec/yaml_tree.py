@@ -10,6 +10,7 @@ import yaml
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.errors import SpecInvalid
+from orchestrator.spec.redacted import redacted
 from orchestrator.spec.scalars import AmbiguousScalarError, resolve
 from orchestrator.spec.yaml_syntax import syntax_error
 
@@ -106,8 +107,8 @@ class Entry:
 
 
 def quoted(value: object) -> str:
-    """A user's value for a message: short, on one line, without control sequences."""
-    text = str(value)
+    """A user's value for a message: short, on one line, without control sequences and secrets."""
+    text = redacted(str(value))
     text = text if len(text) <= 60 else text[:57] + "..."
     return f"`{text}`" if text.isprintable() else f"`{text.encode('unicode_escape').decode('ascii')}`"
 

@@ -34,7 +34,10 @@ __all__ = [
     "RandomSamplesParameters",
     "RefusedParameters",
     "RenderParameters",
+    "RoundParameters",
     "RuntimeBenchmarkParameters",
+    "SearchFate",
+    "SearchedParameters",
     "SelectParameters",
     "ServerBenchmarkParameters",
     "ServiceLevel",
@@ -77,10 +80,14 @@ class Parameters:
         return TypeAdapter(cls).validate_json(json.dumps(dict(document)))
 
 
+_AS_IT_IS = frozenset({type(None), bool, int, float, str})
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float):
+    kind = type(value)
+    if kind in _AS_IT_IS:  # most values are, and a plan has thousands
         return value
-    if names := _fields_of(type(value)):  # type: ignore[arg-type] # mypy takes no class for hashable
+    if names := _fields_of(kind):  # type: ignore[arg-type] # mypy takes no class for hashable
         return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
@@ -215,12 +222,18 @@ class OptimizeParameters(Parameters):
         seed: of the choice of calibration samples.
         options: of the pass; None for one that has none.
         accept_traced: as in `ConvertParameters`; empty for a pass that starts from a converted variant.
+        gates: what the spec sets for the precision of the result, for a pass that looks at the gates; None for others.
+        judged_in: the runtimes in which its result has to hold them, as `module:function`; empty: the usual one of the format.
+        time_budget: seconds after which a pass that looks at the gates ends with the best that it has found; None for no limit.
     """
 
     source: SourceParameters
     seed: int
     options: AnyPassOptions | None = None
     accept_traced: tuple[str, ...] = ()
+    gates: Mapping[str, float] | None = None
+    judged_in: tuple[str, ...] = ()
+    time_budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +291,34 @@ class RuntimeBenchmarkParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
+class RoundParameters(Parameters):
+    """Parameters of the step that measures the candidates of one round of a search.
+
+    Attributes:
+        unverified: names of candidates that are measured before they are verified: they differ from a verified one in options
+            of the runtime alone, and are verified if that helps.
+        drops: whether a candidate that takes twice as long as another of its backend is dropped after some turns. Where candidates
+            are compared with those that they were made of, none may be missing.
+        references: names of candidates that the others are compared with.
+        at_once: how many candidates are measured in turns besides the references: each is a process with the model in memory.
+        memory: bytes.
+        time_budget: seconds.
+    """
+
+    candidates: tuple[CandidateParameters, ...]
+    unverified: tuple[str, ...]
+    drops: bool
+    references: tuple[str, ...]
+    at_once: int
+    batch_sizes: tuple[int, ...]
+    cpus: float
+    memory: int
+    objective: Objective
+    time_budget: float
+    accelerator: Accelerator = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceLevel(Parameters):
     """What the spec's `slo` asks for: seconds, requests per second, and whether a candidate that misses it may win.
 
@@ -303,12 +344,14 @@ class ImageParameters(Parameters):
     Attributes:
         platform: that the model is measured on.
         wheels: whether its packages come from a folder of wheels in the build context, and not from a package index.
+        ca_bundle: whether the build context has a file with the authorities that pip trusts in the build.
         hashes: `name==version` → the sha256 of the files that may be installed; empty if they are not known.
         unlocked: why they are not known, in a sentence without a full stop.
     """
 
     platform: Platform
     wheels: bool = False
+    ca_bundle: bool = False
     hashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unlocked: str = ""
 
@@ -383,6 +426,18 @@ class RefusedParameters(Parameters):
     reason: str
 
 
+SearchFate = Literal["dominated", "did not help", "not tried", "same as another", "not measured", "out of memory"]
+"""How a search ends for a candidate that does not become a finalist."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedParameters(Parameters):
+    """How a search ended for a candidate, and why, in a sentence without a full stop."""
+
+    fate: SearchFate
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class SelectParameters(Parameters):
     """Parameters of the step that selects the winner.
@@ -394,6 +449,8 @@ class SelectParameters(Parameters):
         memory: bytes of a replica.
         price_per_hour: of a replica; None if the spec does not say.
         runtime_level: backends that may be chosen by their runtime's figures where their server cannot be measured.
+        searched: candidate → how the search ended for it, for those that are no finalists.
+        search_notes: what a reader of the decision should know about the search, a sentence each.
     """
 
     candidates: tuple[CandidateParameters, ...]
@@ -407,6 +464,8 @@ class SelectParameters(Parameters):
     runtime_level: tuple[str, ...]
     accelerator: Accelerator = "none"
     price_per_hour: float | None = None
+    searched: Mapping[str, SearchedParameters] = field(default_factory=dict)
+    search_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["WEIGHTS", "file_role", "is_source", "is_verdict", "variant_of", "variant_role", "verdict_role"]
+__all__ = ["ROUND", "WEIGHTS", "file_role", "is_source", "is_verdict", "variant_of", "variant_role", "verdict_role"]
 
 WEIGHTS = "weights"
 """The model as given: its file, the first of its files, or its folder."""
+
+ROUND = "round"
+"""The report of the search's round before a step."""
 
 _FILE, _VARIANT, _VERDICT = "file:", "variant:", "verdict:"
 

@@ -48,6 +48,9 @@ class RuntimeOptions:
         graph_optimization: how far the runtime rewrites the graph when it loads it.
         execution_provider: of ONNX Runtime; None: the one of the accelerator.
         batching: None: as the spec's `serving.batching` says.
+        spinning: whether threads of ONNX Runtime spin while they wait for each other: calls may be shorter, and CPU time is lost to
+            everything else in the container.
+        memory_arena: whether ONNX Runtime keeps the memory of calls for the next ones.
 
     Raises:
         ValueError: a number is less than 1, or a text is none that the option can have: it becomes part of names.
@@ -60,6 +63,8 @@ class RuntimeOptions:
     graph_optimization: GraphOptimization = "all"
     execution_provider: str | None = None
     batching: Batching | None = None
+    spinning: bool = False
+    memory_arena: bool = True
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
@@ -73,6 +78,8 @@ class RuntimeOptions:
 
     def changed(self) -> tuple[str, ...]:
         """The names of the options that are not the defaults, sorted."""
+        if self == DEFAULT_OPTIONS:
+            return ()
         return tuple(sorted(f.name for f in fields(self) if getattr(self, f.name) != getattr(DEFAULT_OPTIONS, f.name)))
 
     def suffix(self) -> str:
@@ -92,10 +99,12 @@ DEFAULT_OPTIONS = RuntimeOptions()
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value.max_size}:{value.max_delay:g}" if isinstance(value, Batching) else str(value)
 
 
-def session_options(options: RuntimeOptions) -> dict[str, str]:
+def session_options(options: RuntimeOptions) -> dict[str, str | bool]:
     """The options, besides threads, for opening a variant in a process: those that are not the defaults."""
-    names = ("graph_optimization", "execution_provider")
+    names = ("graph_optimization", "execution_provider", "spinning", "memory_arena")
     return {name: getattr(options, name) for name in names if name in options.changed()}

@@ -41,6 +41,7 @@ CRASH_POINTS = frozenset(
         "engine.after-receipt",
         "release.intent-written",
         "release.started",
+        "release.step-passed",
         "release.switched",
         "release.recorded",
         # a folder that is deployed into
@@ -60,6 +61,7 @@ CRASH_POINTS = frozenset(
         "gitops.recorded",
         # a release on a cluster
         "kubernetes.installed",
+        "kubernetes.split",
         "kubernetes.proven",
         "kubernetes.upgraded",
         # containers of a Docker Engine

@@ -205,14 +205,14 @@ def create_held(path: Path, mode: int) -> int:
 
 @contextmanager
 def unless_held(path: Path) -> Iterator[bool]:
-    """Whether no process holds this file; none can while the block runs. A missing file counts as held."""
+    """Whether no process holds this file; none can while the block runs. A file that is missing or was replaced counts as held."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         yield False
         return
     try:
-        yield try_lock(handle)
+        yield try_lock(handle) and _is_at(path, handle)
     finally:
         os.close(handle)
 

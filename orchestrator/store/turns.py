@@ -13,9 +13,11 @@ from typing import Any
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy
 from orchestrator.store.failures import store_errors
+from orchestrator.store.home import Home
 from orchestrator.store.locks import create_held, holder_of, open_locked, unless_held, write_holder
+from orchestrator.store.user_folder import user_folder
 
-__all__ = ["Place", "in_turn"]
+__all__ = ["Place", "in_turn", "measuring_lock"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5  # seconds; short looks, and few, because others measure meanwhile
 _MUTEX_PAUSE, _MUTEX_TOLD_AFTER = 0.005, 2.0  # seconds; it is held for a few system calls
@@ -36,6 +38,12 @@ class Place:
     number: int
     behind_exclusive: bool
     holder: str
+
+
+def measuring_lock(home: Home) -> Path:
+    """One lock for all stores of a user, or this store's own if the user has no writable cache folder."""
+    folder = user_folder()
+    return home.lock_file("measuring") if folder is None else folder / "measuring.lock"
 
 
 @contextmanager

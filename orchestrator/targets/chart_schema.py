@@ -34,6 +34,7 @@ _ELSEWHERE: dict[Path, str] = {
     ("fullnameOverride",): "`metadata: name:`",
     ("service", "port"): "`deploy: service: port:`",
     ("inferenceService",): "`deploy: as:`",
+    ("candidate",): "`deploy: strategy:`",
 }
 """Values that another key sets, from which mlo reads where a deployment is and how to follow it."""
 

@@ -15,10 +15,10 @@ from orchestrator.backends.backend import ServingBackend
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.spec.signature import Signature
-from orchestrator.targets.certificate import pinned_connection
+from orchestrator.targets.certificate import Expected, pinned_connection
 from orchestrator.targets.inputs import Requests, read_requests
 
-__all__ = ["Array", "Requests", "infer", "read_requests", "rows_within"]
+__all__ = ["Array", "Requests", "infer", "read_requests", "rows_within", "token_headers"]
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +36,7 @@ def infer(
     timeout: float = 30.0,
     max_body: int | None = None,
     token_file: Path | None = None,
-    certificate: Path | None = None,
+    certificate: Expected | None = None,
 ) -> dict[str, Array]:
     """The outputs by name for these inputs.
 
@@ -49,7 +49,7 @@ def infer(
         timeout: seconds for one call.
         max_body: bytes of the largest request that the server takes; None if nothing has to be smaller for it.
         token_file: whose first token is sent; None if the server asks for none.
-        certificate: the file with the one that a server at `https:` has; no other is talked to, whatever name it is for.
+        certificate: the one that a server at `https:` must show; no other is talked to, whatever name it is for.
 
     Raises:
         DeployFailed: E610 nothing listens, E611 the request is refused (4xx), E612 the server failed (5xx, broken
@@ -57,7 +57,7 @@ def infer(
             another certificate.
     """
     largest = _largest(signature, inputs, max_body)
-    headers = {} if token_file is None else {"Authorization": f"Bearer {_token(token_file)}"}
+    headers = token_headers(token_file)
 
     def call(part: Mapping[str, Array]) -> dict[str, Array]:
         return _call(_Connect(endpoint, timeout, certificate), backend, name, part, signature, headers)
@@ -99,7 +99,7 @@ class _Connect(NamedTuple):
 
     endpoint: str
     timeout: float
-    certificate: Path | None
+    certificate: Expected | None
 
     def __call__(self) -> HTTPConnection:
         """A connection, not yet made if it needs no certificate."""
@@ -156,7 +156,9 @@ def _call(
             "E611" if refused else "E612",
             f"{endpoint} {'refused the request' if refused else 'failed'} with status {answer.status}",
             _reason(content),
-            "correct the inputs" if refused else f"run `mlo logs {name}`",
+            _REMEDIES.get(answer.status, "correct the inputs" if refused else "run `mlo logs {name}`").format(
+                name=name
+            ),
         )
     try:
         return backend.decode(content, {key.lower(): value for key, value in answer.getheaders()}, signature)
@@ -167,6 +169,25 @@ def _call(
             str(error),
             f"run `mlo status {name}`: another server may be listening there",
         ) from error
+
+
+_REMEDIES = {
+    401: "let the first token in the file of `serving.auth` be one that the server accepts",
+    403: "let the first token in the file of `serving.auth` be one that the server accepts",
+    404: "run `mlo status {name}`: another server may be listening there",
+    413: "send fewer rows in one call",
+    429: "send it again in a moment, or fewer requests at a time",
+}
+"""Status → what to do; for other refusals the server's reason names what is wrong with the inputs."""
+
+
+def token_headers(token_file: Path | None) -> Mapping[str, str]:
+    """The header with the first token of a file; none if the server asks for none.
+
+    Raises:
+        DeployFailed: E625 there is no token.
+    """
+    return {} if token_file is None else {"Authorization": f"Bearer {_token(token_file)}"}
 
 
 def _token(file: Path) -> str:

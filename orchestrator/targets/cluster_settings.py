@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -181,13 +181,7 @@ class IngressSettings(Strict):
 
 
 class ClusterDeploy(DeploySection):
-    """The base of the sections of targets with Kubernetes. `targets/chart_values.py` makes values of the chart of it.
-
-    Attributes:
-        takes_kserve: whether it can deploy an InferenceService.
-    """
-
-    takes_kserve: ClassVar[bool] = False
+    """The base of the sections of targets with Kubernetes. `targets/chart_values.py` makes values of the chart of it."""
 
     as_: Literal["deployment", "inference-service"] = Field(
         default="deployment",
@@ -217,18 +211,24 @@ class ClusterDeploy(DeploySection):
             yield from chart_problems(self, span_of)
             yield from kept_out(self, span_of)
 
+    @property
+    def passes_tls(self) -> bool:
+        """Not with KServe, whose routes end the TLS of clients and speak HTTP to its pods."""
+        return self.as_ == "deployment"
+
     def _with_kserve(self, span_of: SpanOf) -> Iterator[Diagnostic]:
         """What does not go with an InferenceService."""
         if self.as_ == "deployment":
             return
-        if not self.takes_kserve:
+        if self.strategy is not None and self.takes_shares:
             yield Diagnostic(
-                "E677",
-                f"the target `{self.target}` deploys no InferenceService",
-                span_of(("deploy", "as")),
-                label="KServe would own the pods that mlo proves and follows",
-                remedy="write it for Argo CD or Flux with `target: gitops`, or `mlo render` the chart and install it with the "
-                "value `inferenceService: {enabled: true}`",
+                "E623",
+                "an InferenceService takes over at once",
+                span_of(("deploy", "strategy"), key=True),
+                label="would share the traffic of a Service that is KServe's",
+                cause="mlo splits traffic by the pods of a Service, and KServe decides which pods its Service has",
+                remedy="remove it, or deploy `as: deployment`",
+                at=("deploy", "strategy"),
             )
         if self.ingress is not None:
             yield Diagnostic(

@@ -12,10 +12,25 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 
 if TYPE_CHECKING:
+    from orchestrator.steps.server_options import ServerAuth, ServerTls
     from orchestrator.store.state import Image, PlacementRecord
     from orchestrator.store.store import Store
+    from orchestrator.targets.certificate import Expected
 
-__all__ = ["Description", "Health", "Observed", "Release", "Site", "Started", "Target", "require_whole_share"]
+__all__ = [
+    "PLAIN",
+    "Beside",
+    "Description",
+    "Health",
+    "Observed",
+    "Offers",
+    "Release",
+    "Site",
+    "Split",
+    "Started",
+    "Target",
+    "require_whole_share",
+]
 
 Health = Literal["healthy", "degraded", "stopped"]
 
@@ -40,8 +55,10 @@ class Release:
         threads: of one model instance.
         startup_seconds: bound on loading and warming up.
         image: for a target that starts images; pushed if the target needs that and the spec names a registry.
+        build_network: of the commands of builds on an engine, as Docker names it; None for the engine's default.
         prove: sends golden requests to a URL, and raises DeployFailed if they are not answered as verified; for a target that asks
             again once the revision has the traffic. None for a revision that is not being released.
+        share: the largest that it gets of the traffic, by `split`, before it takes over; 0 if it takes over at once.
     """
 
     revision: int
@@ -51,12 +68,33 @@ class Release:
     threads: int
     startup_seconds: int
     image: Image | None = None
+    build_network: str | None = None
     prove: Callable[[str], None] | None = None
+    share: float = 0.0
 
     @property
     def rendered(self) -> Path:
         """The whole rendered tree: chart, values, Docker context."""
         return self.serving.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a server will offer its clients, as far as a place has to be fit for it.
+
+    Attributes:
+        grpc: whether it may offer gRPC.
+        tls: where it will read its certificate; None for plain HTTP.
+        auth: where it will read the tokens that it accepts; None if it asks for none.
+    """
+
+    grpc: bool = False
+    tls: ServerTls | None = None
+    auth: ServerAuth | None = None
+
+
+PLAIN = Offers()
+"""HTTP for everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +106,7 @@ class Started:
         proof: how it has proven it, in one sentence; empty where there is a `url`.
         pid: the server's process, where there is one on this machine.
         endpoint: the deployment's once traffic goes to it, if `prepare` could not know it.
+        why_gone: says why its server has ended since, or has lost a process; None if it has not. For a target that can tell.
     """
 
     revision: int
@@ -75,6 +114,38 @@ class Started:
     proof: str = ""
     pid: int | None = None
     endpoint: str | None = None
+    why_gone: Callable[[], Diagnostic | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A revision that takes a share of the traffic beside the one that serves.
+
+    Attributes:
+        share: that it really takes, 0 to 1.
+        how: what makes that share, a clause: "1 of 4 pods".
+        new, old: URLs that lead to the new revision alone, among what takes traffic, and to the one that serves.
+        check: raises DeployFailed if the new revision has ceased to be as it was when it got its share.
+        lost: how many connections to these URLs have been lost on the way by now, through no fault of a revision.
+        now: `share` and `how` as they are at the moment: the number of replicas may have changed.
+    """
+
+    share: float
+    how: str
+    new: str
+    old: str
+    check: Callable[[], None]
+    lost: Callable[[], int]
+    now: Callable[[], tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A revision that takes a share of the traffic, as observed; the attributes are those of `Split`."""
+
+    revision: int
+    share: float
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +162,8 @@ class Observed:
         pid: the server's process, where there is one on this machine.
         since: when it became ready, ISO 8601 in UTC.
         differences: what is not as it was deployed, a clause each, where the target can tell.
+        beside: a revision that takes a share of the traffic; None where one takes all.
+        progress: what is under way by another command, so that what is seen is no drift yet; empty if nothing is.
     """
 
     running: bool
@@ -103,6 +176,8 @@ class Observed:
     pid: int | None = None
     since: str | None = None
     differences: tuple[str, ...] = ()
+    beside: Beside | None = None
+    progress: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +257,14 @@ class Target(Protocol):
             UsageError: E619 nothing answers requests there.
         """
 
+    def certificate(self, named: Path, url: str) -> Expected:
+        """The certificate that the server at an `https:` URL must show.
+
+        Args:
+            named: the file that the server reads it from, on the server's machine.
+            url: of `url`, or of a revision that was started.
+        """
+
     def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
         """The last lines of the server's log, then, if `follow`, each new one, without end.
 
@@ -196,15 +279,14 @@ class Target(Protocol):
             Busy: E605 another command holds it.
         """
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+    def check(self, offers: Offers = PLAIN) -> None:
         """Check, before anything is computed, whether the place can take this deployment; changes nothing.
 
         Args:
-            share: of the traffic that the revision is to get.
-            grpc: whether the revision may offer gRPC.
+            offers: of the server that is to run there.
 
         Raises:
-            DeployFailed: it cannot; E623 it cannot split the traffic.
+            DeployFailed: it cannot.
         """
 
     def prepare(self, live: Release | None = None) -> str:
@@ -228,8 +310,22 @@ class Target(Protocol):
             DeployFailed: it did not come up; the live revision is not touched.
         """
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
-        """Give a started revision a share of the traffic, 0 to 1; with 1.0 it takes over from what served.
+    def split(self, revision: int, share: float) -> Split | None:
+        """Give a started revision a share of the traffic beside what serves, or another share than before.
+
+        Args:
+            revision: its number.
+            share: above 0 and below 1; what is nearest to it is given.
+
+        Returns:
+            None where nothing serves with which it could share.
+
+        Raises:
+            DeployFailed: it is not ready any more; E623 the target cannot split the traffic.
+        """
+
+    def switch(self, revision: int) -> tuple[str, ...]:
+        """Let a started revision take over from what served.
 
         For a revision that has the traffic already, it completes what a run that died during its switch has left.
 
@@ -237,11 +333,11 @@ class Target(Protocol):
             What the user should know, a sentence each.
 
         Raises:
-            DeployFailed: it is not ready any more; E623 the target cannot split the traffic.
+            DeployFailed: it is not ready any more.
         """
 
     def drop(self, revision: int) -> None:
-        """Remove a revision that was started and never took traffic; others stay as they are, and none is no error."""
+        """Remove a revision that was started and never took over, with its share; others stay as they are, and none is no error."""
 
     def stop(self) -> tuple[str, ...]:
         """Stop serving, and remove what only this deployment needs. No error if nothing is there.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.artifacts.verdict import CaseKind, GateName, GateResult, OutputParity, WorstColumns
 from orchestrator.spec.gates import GATES, Gate, PrecisionGates, is_floor
 
-__all__ = ["Gates", "closeness", "judge", "worst"]
+__all__ = ["Gates", "closeness", "judge", "nearest", "worst"]
 
 COLUMN_ROOM = 5.0
 """The factor by which the limits of a single column are looser than those of the whole output."""
@@ -71,7 +71,8 @@ def judge(
         if measured is None or limit is None or (gate.of_samples and kind != "samples"):
             continue
         if not gate.of_classes or chosen or gate.name in gates.own:
-            results.append(_result(gate.name, output, limit, measured, case))
+            found = _result(gate.name, output, limit, measured, case)
+            results.append(_named(found, "row", parity.farthest_row) if gate.measure == "row_cosine" else found)
     if kind == "samples" and parity.columns is not None:
         results += _columns(output, case, parity.columns, gates)
     return results
@@ -83,17 +84,17 @@ def _columns(output: str, case: str, columns: WorstColumns, gates: Gates) -> lis
     if "max_abs_error" not in gates.own:
         ceiling = COLUMN_ROOM * gates.default.max_scaled_error
         found = _result("max_column_error", output, ceiling, columns.max_error, case)
-        results.append(_named(found, columns.error_column))
+        results.append(_named(found, "column", columns.error_column))
     whole = gates.limit(GATES["min_cosine"], "samples", 0.0)
     if whole is not None:
         found = _result("min_column_cosine", output, 1.0 - COLUMN_ROOM * (1.0 - whole), columns.min_cosine, case)
-        results.append(_named(found, columns.cosine_column))
+        results.append(_named(found, "column", columns.cosine_column))
     return results
 
 
-def _named(result: GateResult, column: int) -> GateResult:
+def _named(result: GateResult, part: str, number: int | None) -> GateResult:
     measured, limit = result.numbers
-    return replace(result, detail=f"column {column} has {measured}, the limit is {limit}")
+    return replace(result, detail=f"{part} {number} has {measured}, the limit is {limit}")
 
 
 def closeness(result: GateResult) -> float:
@@ -113,6 +114,11 @@ def worst(results: Iterable[GateResult]) -> list[GateResult]:
         if key not in chosen or closeness(result) > closeness(chosen[key]):
             chosen[key] = result
     return list(chosen.values())
+
+
+def nearest(results: Iterable[GateResult], gate: str) -> GateResult | None:
+    """Of the results of one gate, for any output, the one closest to its limit or furthest beyond it; None if there is none."""
+    return max((each for each in results if each.gate == gate), key=closeness, default=None)
 
 
 def _result(gate: GateName, output: str, limit: float, measured: float, case: str) -> GateResult:

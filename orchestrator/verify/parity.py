@@ -9,7 +9,17 @@ import numpy as np
 from orchestrator.artifacts.baseline import Answers
 from orchestrator.artifacts.verdict import OutputParity
 
-__all__ = ["NOTHING", "RELATIVE_FLOOR", "TIE", "Array", "compare", "magnitude", "shape_mismatch", "together"]
+__all__ = [
+    "NOTHING",
+    "RELATIVE_FLOOR",
+    "TIE",
+    "Array",
+    "compare",
+    "magnitude",
+    "shape_mismatch",
+    "together",
+    "vector_cosine",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -88,13 +98,14 @@ def compare(expected: Array, actual: Array, *, scale: float = 0.0) -> OutputPari
         magnitude=reach,
         max_abs_error=float(difference.max(initial=0.0)),
         max_rel_error=float(ratio.max(initial=0.0)),
-        cosine=_cosine(reference, other[both]),
+        cosine=vector_cosine(reference, other[both]),
         top1_agreement=agreement,
         rows=rows,
     )
 
 
-def _cosine(expected: Array, actual: Array) -> float:
+def vector_cosine(expected: Array, actual: Array) -> float:
+    """The cosine of two vectors of finite values; 1.0 for two zero vectors, 0.0 if only one is zero."""
     # Scaled first, since the squares of large values overflow.
     left, right = (vector / (np.abs(vector).max(initial=0.0) or 1.0) for vector in (expected, actual))
     lengths = float(np.linalg.norm(left)), float(np.linalg.norm(right))

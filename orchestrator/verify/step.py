@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,19 +23,20 @@ from orchestrator.backends.table import backend
 from orchestrator.frameworks.source.runtime import Runtime, open_with
 from orchestrator.spec.gates import DEFAULT_GATES
 from orchestrator.spec.signature import Signature
-from orchestrator.steps.context import refuse_on
+from orchestrator.steps.context import refuse_on, silent
 from orchestrator.steps.parameters import VerifyParameters
 from orchestrator.steps.reasons import headline
 from orchestrator.steps.runtime_options import session_options
 from orchestrator.verify.columns import compare_columns
 from orchestrator.verify.gates import Gates, judge, worst
 from orchestrator.verify.parity import compare, magnitude, shape_mismatch, together
+from orchestrator.verify.rows import with_rows
 
 if TYPE_CHECKING:
     from orchestrator.steps.context import StepContext
     from orchestrator.verify.parity import Array
 
-__all__ = ["verify"]
+__all__ = ["holds_gates", "verify"]
 
 LARGEST_CALL = 64 * 2**20
 """The maximum size of the inputs of one call, bytes."""
@@ -95,19 +96,13 @@ def verify(context: StepContext) -> dict[str, Any]:
         accelerator=parameters.accelerator,
         **session_options(candidate.options),
     )
-    scales = {name: magnitude(array) for name, array in imported.baseline.items()}
     results: list[GateResult] = []
     cases: list[VerifiedCase] = []
     variant_outputs: Mapping[str, Answers] = {}
-    for case in _cases(runtime, imported, context):
+    for judged, (case, measured) in _judgements(runtime, imported, gates, context.progress):
         if case.kind == "samples":
             variant_outputs = case.actual
-        measured = {}
-        for tensor in imported.signature.outputs:
-            name = tensor.name
-            parity = _compared(case, name, scales[name], gates.default.noise)
-            results += judge(name, case.name, case.kind, parity, gates=gates, classes=name in imported.classes)
-            measured[name] = parity
+        results += judged
         cases.append(VerifiedCase(case=case.name, kind=case.kind, outputs=measured))
     gated = worst(results)
     passed = all(result.passed for result in gated)
@@ -128,19 +123,49 @@ def verify(context: StepContext) -> dict[str, Any]:
     return {"passed": passed, "failed": failed, "samples": imported.samples}
 
 
+def holds_gates(runtime: Runtime, imported: Path, gates: Gates) -> bool:
+    """Whether a model holds every gate, for passes that look for what does; no call follows the first that fails.
+
+    Args:
+        runtime: with the model.
+        imported: the output of the import step.
+        gates: the limits.
+    """
+    read = _read(imported)
+    return all(result.passed for results, _ in _judgements(runtime, read, gates, silent) for result in results)
+
+
+def _judgements(
+    runtime: Runtime, imported: _Imported, gates: Gates, progress: Callable[..., None]
+) -> Iterator[tuple[list[GateResult], tuple[_Case, dict[str, OutputParity]]]]:
+    """Each call's results of all gates, with the call and what was measured."""
+    scales = {name: magnitude(array) for name, array in imported.baseline.items()}
+    for case in _cases(runtime, imported, progress):
+        results: list[GateResult] = []
+        measured = {}
+        for tensor in imported.signature.outputs:
+            name = tensor.name
+            parity = _compared(case, name, scales[name], gates.default.noise)
+            results += judge(name, case.name, case.kind, parity, gates=gates, classes=name in imported.classes)
+            measured[name] = parity
+        yield results, (case, measured)
+
+
 def _compared(case: _Case, output: str, scale: float, noise: float) -> OutputParity:
     expected, actual = case.expected[output], case.actual[output]
     if mismatch := shape_mismatch(expected, actual):
         return OutputParity(mismatch=mismatch)
     one, other = together(expected), together(actual)
     parity = compare(one, other, scale=scale)
+    if case.kind != "edge":
+        parity = with_rows(parity, expected, actual)
     if case.kind != "samples":
         return parity
     return parity.model_copy(update={"columns": compare_columns(one, other, noise=noise)})
 
 
-def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Iterator[_Case]:
-    context.progress("running the samples", 0.1)
+def _cases(runtime: Runtime, imported: _Imported, progress: Callable[..., None]) -> Iterator[_Case]:
+    progress("running the samples", 0.1)
     outputs = _all_rows(runtime, imported)
     batch = imported.signature.batch
     if batch is None:
@@ -153,10 +178,10 @@ def _cases(runtime: Runtime, imported: _Imported, context: StepContext) -> Itera
             yield _rows_case(runtime, imported, np.array([first]), f"row {first} alone")
         largest = imported.signature.fitting(batch, _fitting_rows(imported))
         rows = np.arange(largest) % imported.rows
-        context.progress(f"running a batch of {largest}", 0.5)
+        progress(f"running a batch of {largest}", 0.5)
         yield _rows_case(runtime, imported, rows, f"a batch of {largest}")
     for index, (name, inputs, expected) in enumerate(imported.edges):
-        context.progress(f"running {name}", 0.6 + 0.4 * index / len(imported.edges))
+        progress(f"running {name}", 0.6 + 0.4 * index / len(imported.edges))
         yield _Case(name, "edge", expected, _called(runtime, inputs, name))
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,12 @@ SHOWN = 12
 
 def mlo(*arguments: str) -> str:
     """Run a command of mlo; its progress goes to the terminal, its standard output is returned."""
-    done = subprocess.run([MLO, *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True, check=False)
+    # Ctrl-C reaches mlo too, which ends its steps and says what is kept: that is waited for.
+    usual = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        done = subprocess.run([MLO, *arguments], cwd=HERE, stdout=subprocess.PIPE, text=True, check=False)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     if done.returncode != 0:
         sys.exit(done.returncode)
     return done.stdout

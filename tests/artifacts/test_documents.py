@@ -16,6 +16,7 @@ from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.document import Document, DocumentRefused
 from orchestrator.artifacts.fates import Fates, StepFate
 from orchestrator.artifacts.probed import Probed, ProbedDim, ProbedInput
+from orchestrator.artifacts.round_report import RoundReport, RoundResult, RoundTimes
 from orchestrator.artifacts.schemas import DOCUMENTS, schema_texts
 from orchestrator.artifacts.verdict import GateResult, Verdict
 from orchestrator.artifacts.winner import Winner
@@ -24,6 +25,7 @@ from orchestrator.select.step import select
 from orchestrator.steps.context import Ending
 from tests.artifacts.made import facts, imported, inspection, sizing, verdict, winner
 from tests.optimize.select_case import (
+    MEASURED_ON,
     candidate,
     context,
     not_served,
@@ -61,6 +63,25 @@ EXAMPLES: list[Document] = [
     sizing(),
     facts("onnx", "int8", reduce_range=True, method="static", notes=("a note",)),
     verdict(passed=False, gates=[GATE]),
+    RoundReport(
+        measured_on=MEASURED_ON,
+        batch_sizes=(1, 8),
+        seconds=12.5,
+        candidates=(
+            RoundResult(
+                candidate="onnx-fp32",
+                variant="onnx-fp32",
+                format="onnx",
+                precision="fp32",
+                backend="onnxruntime",
+                fate="measured",
+                reason="",
+                error=None,
+                same_as=None,
+                times=(RoundTimes(number=0, call=0.002, row=0.001),),
+            ),
+        ),
+    ),
     runtime_report(
         [
             runtime_candidate("onnx-fp32"),
@@ -92,6 +113,7 @@ EXAMPLES: list[Document] = [
         tls_folder=None,
         egress=False,
         stop_seconds=40,
+        at_once=("--drain-seconds", "0"),
     ),
 ]
 each = pytest.mark.parametrize("document", EXAMPLES, ids=lambda document: document.NAME)

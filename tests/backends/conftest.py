@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,31 +68,32 @@ def placeholder_variant(tmp_path: Path) -> Path:
     (folder / "saved_model" / "variables" / "variables.index").write_bytes(b"an index")
     VariantFacts(
         format="tflite", precision="fp32", exporter="a test", checked=(), frozen=(), opset=None, nodes=None, operators=None,
-        names=None, weights=None, method=None, reduce_range=None, smoothed=None, calibration=None, notes=(),
+        names=None, weights=None, method=None, reduce_range=None, smoothed=None, float_layers=None, calibration=None, notes=(),
     ).write(folder)  # fmt: skip
     return folder
 
 
 @pytest.fixture(scope="session")
-def parse() -> Parse:
-    """`parse(("models", text), ("warmup", content))`: what TensorFlow Serving's own messages make of them."""
+def parse() -> Iterator[Parse]:
+    """`parse(("models", text), ("warmup", content))`: what TensorFlow Serving's own messages make of them.
 
-    def run(*contents: tuple[str, str | bytes]) -> list[Any]:
-        request = [
-            [kind, base64.b64encode(content.encode() if isinstance(content, str) else content).decode()]
-            for kind, content in contents
-        ]
-        script = Path(__file__).with_name("read_tensorflow_serving.py")
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        answers: list[Any] = json.loads(done.stdout)
-        return answers
+    One process answers all tests, since it takes seconds to start.
+    """
+    script = Path(__file__).with_name("read_tensorflow_serving.py")
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        requests, replies = reader.stdin, reader.stdout
 
-    return run
+        def ask(*contents: tuple[str, str | bytes]) -> list[Any]:
+            request = [
+                [kind, base64.b64encode(content.encode() if isinstance(content, str) else content).decode()]
+                for kind, content in contents
+            ]
+            print(json.dumps(request), file=requests, flush=True)
+            answers: list[Any] = json.loads(replies.readline())
+            return answers
+
+        yield ask

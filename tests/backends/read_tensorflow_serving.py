@@ -1,7 +1,7 @@
-"""Reads what mlo writes for TensorFlow Serving, with its real messages: `python read_tensorflow_serving.py < request > answer`.
+"""Reads what mlo writes for TensorFlow Serving, with its real messages: `python read_tensorflow_serving.py < requests > answers`.
 
-The request is JSON: a list of [kind, content in base64]; so is the answer, one document for each. A content that is not
-what its kind says answers `{"error": ...}`.
+A request is a line of JSON: a list of [kind, content in base64]; so is its answer, one document for each. A content that
+is not what its kind says answers `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -62,4 +62,5 @@ def _answer(kind: str, content: str) -> Any:
 
 
 if __name__ == "__main__":
-    json.dump([_answer(kind, content) for kind, content in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([_answer(kind, content) for kind, content in json.loads(line)]), flush=True)

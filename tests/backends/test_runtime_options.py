@@ -26,6 +26,8 @@ CHANGED: dict[str, Any] = {
     "instances": 2,
     "graph_optimization": "basic",
     "execution_provider": "AnotherExecutionProvider",
+    "spinning": True,
+    "memory_arena": False,
 }
 DECLARED = [(name, option) for name in BACKENDS for option in sorted(backend(name).options - {"batching"})]
 
@@ -87,7 +89,7 @@ def test_a_backend_declares_options_that_exist(name: str) -> None:
 def test_the_measured_session_and_the_server_are_opened_with_the_options(
     doubling: Path, tmp_path: Path, settings_for: SettingsFor, opened: list[onnxruntime.InferenceSession]
 ) -> None:
-    options = RuntimeOptions(threads=2, instances=2, graph_optimization="basic")
+    options = RuntimeOptions(threads=2, instances=2, graph_optimization="basic", spinning=True, memory_arena=False)
     settings = settings_for("onnxruntime", cpus=4.0, options=options)
     (tmp_path / "served").mkdir()
     backend("onnxruntime").write_folder(settings, doubling, tmp_path / "served")
@@ -101,6 +103,8 @@ def test_the_measured_session_and_the_server_are_opened_with_the_options(
         how = session.get_session_options()
         assert how.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         assert how.intra_op_num_threads == 2
+        assert how.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+        assert not how.enable_cpu_mem_arena
     assert len(opened) == 2
 
 

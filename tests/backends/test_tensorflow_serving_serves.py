@@ -34,7 +34,7 @@ from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 from tests.artifacts.made import imported as imported_model
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SettingsFor = Callable[..., ServingSettings]
 SavedModel = Callable[[str], Path]

@@ -210,8 +210,9 @@ class FakeLeft:
     def containers(self, **_: Any) -> list[dict[str, Any]]:
         return [{"Id": each, "Labels": {"mlo.started-by": who}} for each, who in self.started_by.items()]
 
-    def remove_container(self, container: str, *, force: bool) -> None:
+    def remove_container(self, container: str, *, force: bool, v: bool) -> None:
         assert force
+        assert v, "with the volumes of its secrets"
         del self.started_by[container]
 
 

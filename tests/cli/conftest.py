@@ -14,6 +14,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from orchestrator.store.home import Home
+from orchestrator.store.state import Deployment
+from orchestrator.store.store import Store
+from orchestrator.targets.local.placement import LocalPlacement
+
 ROOT = Path(__file__).resolve().parents[2]
 Mlo = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -22,6 +27,19 @@ def conforms(document: Any, name: str) -> None:
     """Assert that a document of `--json` follows its schema."""
     schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(document, schema)
+
+
+def store_with_digits(root: Path) -> Home:
+    """A store that has deployed revision 1 of `digits` here, without its processes."""
+    home = Home(root)
+    home.prepare()
+    deployment = Deployment(
+        name="digits", placement=LocalPlacement().record(), revision=1, highest=1, backend="onnxruntime",
+        variant="onnx-fp32", endpoint="http://127.0.0.1:8471", spec_file="/digits.yaml", spec_digest="01",
+        decision_digest="02", model_digest="03", rendered_digest="04",
+    )  # fmt: skip
+    Store.at(home).state.update(lambda state: state.with_deployment(deployment))
+    return home
 
 
 def run_mlo(folder: Path, *arguments: str, code: int, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

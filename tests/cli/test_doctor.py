@@ -71,6 +71,9 @@ def test_with_an_empty_path_the_programs_are_missing_and_the_exit_code_is_0(mlo:
         "kubectl",
         "torchserve",
     }
+    # Kubernetes is deployed to by Helm and mlo's own client.
+    assert "`mlo apply` does without kubectl" in rows["deployment", "kubectl"]["costs"]
+    assert rows["deployment", "helm"]["costs"] == "nothing can be deployed to Kubernetes from here"
     assert rows["backends", "torchserve"]["remedy"] == "install a Java runtime, version 17 or later"
 
 

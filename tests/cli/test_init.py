@@ -118,6 +118,7 @@ def test_a_transformers_folder_gets_a_spec_that_is_valid_and_plans(mlo: Mlo, pro
     assert "import" in mlo("plan", "spec.yaml").stdout
 
 
+@pytest.mark.e2e
 def test_a_drafted_spec_applies(mlo: Mlo, project: Path, zoo: Path) -> None:
     drafted(mlo, project, zoo / "onnx" / "odd names.onnx", "--name", "drafted")
     text = (project / "spec.yaml").read_text().replace("optimize_for:", "optimize: {time_budget: 5s}\noptimize_for:")
@@ -210,8 +211,15 @@ def test_nothing_is_written_into_a_models_folder(mlo: Mlo, project: Path, zoo: P
     model = project / "ranker"
     shutil.copytree(zoo / "tensorflow" / "exported", model)
     before = sorted(model.rglob("*"))
-    assert "error[E146]" in mlo("init", "ranker", "--output", "ranker", code=64).stderr
-    assert "error[E146]" in mlo("init", "ranker", code=64, MLO_HOME=str(model / ".mlo")).stderr
+    for options, env, told in (
+        (("ranker", "--output", "ranker"), {}, "choose another --output"),
+        (("ranker",), {"MLO_HOME": str(model / ".mlo")}, "set MLO_HOME to a folder outside of the model's"),
+    ):
+        said = mlo("init", *options, code=64, **env).stderr
+        assert "error[E146]" in said
+        assert told in said
+    assert sorted(model.rglob("*")) == before
+    mlo("init", "ranker", "--no-run")
     assert sorted(model.rglob("*")) == before
 
 

@@ -149,6 +149,12 @@ def test_a_table_of_many_numbers_becomes_a_block_for_each_row() -> None:
     assert lines[:4] == ["candidate", "onnx-fp32", "  backend   onnxruntime", "  number 0  123.45 ms"]
 
 
+def test_a_block_has_cells_without_a_heading_in_its_first_line() -> None:
+    rows = [("revision", "", "backend", "commit"), ("7", "serves", "openvino", "5850347dd266 (spec modified)")]
+    lines = table_lines(rows, right=frozenset({0}), width=24)
+    assert lines[:3] == ["revision", "7  serves", "  backend  openvino"]
+
+
 @pytest.mark.processes
 def test_at_60_columns_a_terminal_gets_whole_words(project: Path) -> None:
     parent, child = pty.openpty()

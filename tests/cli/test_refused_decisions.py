@@ -11,7 +11,7 @@ import pytest
 from orchestrator.artifacts.decision import Decision
 from orchestrator.cli.main import cli
 from orchestrator.cli.refused import refused_decisions
-from orchestrator.errors import StepFailed, UsageError
+from orchestrator.errors import SpecInvalid, StepFailed, UsageError
 from orchestrator.select.step import select
 from orchestrator.steps.context import StepError
 from orchestrator.store.home import Home
@@ -87,6 +87,16 @@ def test_the_decision_is_explained_by_the_name_too(
     assert "onnx-fp32" in shown
     _explained("digits", "onnx-fp32")
     assert "over the limit of 20 ms" in " ".join(capsys.readouterr().out.split())
+
+    Path("digits").mkdir()  # as the folder of the spec is often called
+    _explained("digits")
+    assert "no candidate meets the SLO" in " ".join(capsys.readouterr().out.split())
+    Path("digits").rmdir()
+    Path("digits").write_text("no spec", encoding="utf-8")
+    _explained("digits")
+    assert "no candidate meets the SLO" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SpecInvalid):
+        _explained("./digits")
 
     with pytest.raises(UsageError) as unknown:
         _explained("digits", "onnx-fp23")

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.store.home import Home
 from orchestrator.store.locks import lock
 from orchestrator.store.served import ServedName, claim
-from orchestrator.store.state import Deployment
-from orchestrator.store.store import Store
-from orchestrator.targets.local.placement import LocalPlacement
-from tests.cli.conftest import run_mlo
+from tests.cli.conftest import run_mlo, store_with_digits
 
 if TYPE_CHECKING:
     from conftest import Mlo
@@ -77,15 +73,8 @@ def test_a_spec_of_another_repository_is_kept_in_that_one(mlo_in: In, repository
 
 def _deployed(root: Path) -> ServedName:
     """What a store that has deployed `digits` here holds, without its processes."""
-    home = Home(root)
-    home.prepare()
+    home = store_with_digits(root)
     (home.deployments / "digits").mkdir()
-    deployment = Deployment(
-        name="digits", placement=LocalPlacement().record(), revision=1, highest=1, backend="onnxruntime",
-        variant="onnx-fp32", endpoint="http://127.0.0.1:8471", spec_file="/digits.yaml", spec_digest="01",
-        decision_digest="02", model_digest="03", rendered_digest="04",
-    )  # fmt: skip
-    Store.at(home).state.update(lambda state: state.with_deployment(deployment))
     return ServedName(name="digits", store=str(root), lock=str(home.deployments / "digits" / "supervisor.lock"))
 
 
@@ -105,4 +94,11 @@ def test_a_name_that_another_store_serves_is_refused_before_anything_runs(
         assert f"another store serves digits: MLO_HOME={served.store} mlo status" in told
         told = mlo("destroy", "digits", "--yes", code=64).stderr
         assert f"another store serves it: MLO_HOME={served.store}" in " ".join(told.split())
+        # To have both, another name here.
+        assert "E624" in mlo("plan", "digits.yaml").stderr
+        (project / "digits.yaml").write_text(
+            (project / "digits.yaml").read_text().replace("name: digits", "name: figures", 1)
+        )
+        told = mlo("plan", "digits.yaml").stderr
+        assert "E624" not in told
     assert "another store" not in mlo("status").stderr

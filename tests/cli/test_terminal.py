@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.cli import console
 from orchestrator.cli.plan_text import plan_text
-from orchestrator.cli.visible import shown, shown_line
 from orchestrator.plan.plan_file import SavedPlan, SavedStep
+from orchestrator.visible import shown, shown_line
 
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x1b[8mhidden\x9b2J\u202eevil\r"
 OBEYED = "\x1b\x07\x9b\u202e\r"

@@ -45,6 +45,15 @@ def test_one_that_does_not_respond_is_not_waited_for(engine: FakeEngine) -> None
     assert time.monotonic() - began < 5
 
 
+def test_what_an_engine_over_ssh_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://ann@lab.example.com")
+    monkeypatch.setattr("orchestrator.containers.engine.find_spec", lambda _: None)
+    with pytest.raises(
+        EngineError, match=r"ssh://ann@lab\.example\.com needs one more package: pip install 'docker\[ssh\]'"
+    ):
+        engine_version()
+
+
 def test_a_missing_engine_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
     with pytest.raises(NoEngine, match="there is no Docker Engine at unix:///nonexistent"):

@@ -8,6 +8,7 @@ import itertools
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from orchestrator.backends.table import serving_backend
 from orchestrator.backends.versions import installed_closure
 from orchestrator.images.build import build_image
 from orchestrator.images.settings import BuildSettings
+from orchestrator.images.wheels import hashes_in_folder
 from orchestrator.store.state import Image
+from tests.render.conftest import renders_in
 
 __all__ = [
     "ask",
@@ -31,6 +34,7 @@ __all__ = [
     "rendered",
     "require_engine",
     "running",
+    "torchserve_image",
     "until_ready",
 ]
 
@@ -89,6 +93,40 @@ def built(tree: Path, evidence: Path, said: list[str] | None = None, **settings:
     """The image of a tree; what the build says is added to `said`."""
     lines: list[str] = [] if said is None else said
     return build_image(tree, BuildSettings(**({"repository": REPOSITORY} | settings)), evidence, lines.append)
+
+
+@contextlib.contextmanager
+def torchserve_image(place: Path, wheelhouse: Path) -> Iterator[tuple[Path, Image, Path]]:
+    """The tree of a model that doubles, its image for the block, and what is known of it; an image of another model only adds the last layer.
+
+    Args:
+        place: an empty folder.
+        wheelhouse: with the packages.
+    """
+    import torch
+
+    class Double(torch.nn.Module):  # type: ignore[misc] # torch has no types here
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        torch.jit.save(torch.jit.script(Double()), place / "model.pt")
+    tools = installed_closure(serving_backend("torchserve").tools)
+    tree = renders_in(place)(
+        "torchserve",
+        model=(place / "model.pt").read_bytes(),
+        tools=tools,
+        registry=None,
+        wheels=True,
+        hashes=hashes_in_folder([f"{name}=={version}" for name, version in tools.items()], wheelhouse),
+        platform=engine_platform(),
+    )
+    image = built(tree, place / "images", repository="images-test/torchserve", wheelhouse=wheelhouse)
+    try:
+        yield tree, image, place / "images"
+    finally:
+        docker("rmi", "--force", image.name)
 
 
 @contextlib.contextmanager

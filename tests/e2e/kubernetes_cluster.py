@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,16 @@ from orchestrator.errors import MloError
 from orchestrator.store.state import Image
 from orchestrator.targets.kubernetes.connection import Cluster, Refused, named_context
 
-__all__ = ["TestCluster", "cut_off", "identity_of", "image_of", "missing", "rendered"]
+__all__ = [
+    "TestCluster",
+    "built_images",
+    "cut_off",
+    "derived_image",
+    "identity_of",
+    "missing",
+    "remove_images",
+    "rendered",
+]
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "mlo-model"
 PYTHON = "python:3.11-slim-bookworm"
@@ -104,11 +114,49 @@ class TestCluster:
             return ""
 
 
-def image_of(name: str, code: str) -> Image:
+def _image_of(name: str, code: str) -> Image:
     """An image that runs a Python program instead of a server; built without a network."""
     dockerfile = f'FROM {PYTHON}\nCOPY server.py /server.py\nUSER 65532\nENTRYPOINT ["python", "-u", "/server.py"]\n'
     _build(name, {"Dockerfile": dockerfile.encode(), "server.py": code.encode()})
     return Image(name=name, id=identity_of(name), platform="linux/amd64")
+
+
+@contextmanager
+def derived_image(base: str, name: str, files: Mapping[str, bytes], labels: Mapping[str, str]) -> Iterator[None]:
+    """For the block, an image of its own name that differs from another one in these files, by absolute path, and labels."""
+    names = {f"file{number}": path for number, path in enumerate(files)}
+    copies = "".join(f"COPY {short} {path}\n" for short, path in names.items())
+    told = "".join(f'LABEL {key}="{value}"\n' for key, value in labels.items())
+    contents = {short: files[path] for short, path in names.items()}
+    _build(name, {"Dockerfile": f"FROM {base}\n{copies}{told}".encode(), **contents})
+    try:
+        yield
+    finally:
+        with connected(120.0) as client:
+            cast("Any", client.api).remove_image(name, force=True)
+
+
+def remove_images(repository: str, seconds: float = 90.0) -> None:
+    """Those that a deployment was built as, which stay when it is destroyed; its last pods may take a while to end."""
+    with connected(120.0) as client:
+        api = cast("Any", client.api)
+        until = time.monotonic() + seconds
+        for each in api.images(name=repository):
+            while api.containers(filters={"ancestor": each["Id"]}) and time.monotonic() < until:
+                time.sleep(0.5)
+            api.remove_image(each["Id"], force=True)
+
+
+@contextmanager
+def built_images(repository: str, programs: Mapping[str, str]) -> Iterator[dict[str, Image]]:
+    """For the block, an image of each Python program, by its name, which is its tag too.
+
+    Its namespace should be removed before the block ends, so that the pods end meanwhile.
+    """
+    try:
+        yield {tag: _image_of(f"{repository}:{tag}", code) for tag, code in programs.items()}
+    finally:
+        remove_images(repository)
 
 
 def identity_of(image: str) -> str:

@@ -31,7 +31,10 @@ def archives(mlo: Mlo) -> Path:
 def test_the_archive_is_served(mlo: Mlo, archives: Path, kind: str, name: str) -> None:
     path = archives / f"{kind}.yaml"
     text = path.read_text(encoding="utf-8").replace("200/s}", "200/s, enforce: false}")
-    text = text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 1m") + "serving: {wire: json}\n"
+    text = (
+        text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 1m")
+        + "serving: {backend: onnxruntime, wire: json}\n"
+    )
     path.write_text(text, encoding="utf-8")
 
     (deployment,) = mlo.json("apply", str(path), "--yes", "--json")["deployments"]

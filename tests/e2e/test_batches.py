@@ -33,7 +33,7 @@ model:
 optimize: {{precisions: [fp32], formats: [onnx], time_budget: {budget}}}
 serving: {{backend: onnxruntime}}
 hardware: {{cpus: 1, memory: 1Gi}}
-slo: {{p99_latency: 1s, throughput: 50/s, enforce: false}}
+slo: {{p99_latency: 1s, throughput: 200/s, enforce: false}}
 """
 
 

@@ -11,17 +11,11 @@ import pytest
 
 from orchestrator.containers.engine import connected
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.docker.front import front_image
-from tests.e2e.docker_engine import BASE, why_no_engine
+from orchestrator.targets.docker.front_image import FrontImages
+from tests.e2e.docker_engine import BASE, ON_ENGINE
 from tests.e2e.images_case import docker
 
-MISSING = why_no_engine()
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.containers,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
-]
+pytestmark = [*ON_ENGINE, pytest.mark.timeout(120)]
 
 _NO_PACKAGES = "RUN printf '#!/bin/sh\\necho no way to any package; exit 100\\n' >/usr/bin/apt-get"
 _PROGRAMS = "RUN for name in haproxy socat; do cp /bin/true /usr/bin/$name; done"
@@ -45,10 +39,10 @@ def test_a_base_with_its_programs_needs_no_packages(api: Any, tmp_path: Path) ->
     base, said = _base(tmp_path, _PROGRAMS), list[str]()
     built = ""
     try:
-        built = front_image(api, base, said.append)
+        built = FrontImages(api).on(base, said.append)
         assert docker("run", "--rm", "--entrypoint", "id", built, "-u") == "65532"
         assert len(said) == 1
-        assert front_image(api, base, said.append) == built
+        assert FrontImages(api).on(base, said.append) == built
         assert len(said) == 1, "the engine has it by now"
     finally:
         docker("rmi", "--force", *([built] if built else []), base)
@@ -58,10 +52,35 @@ def test_without_packages_and_programs_it_is_said_what_to_do(api: Any, tmp_path:
     base = _base(tmp_path)
     try:
         with pytest.raises(DeployFailed) as failed:
-            front_image(api, base, lambda _: None)
+            FrontImages(api).on(base, lambda _: None)
     finally:
         docker("rmi", "--force", base)
     said = failed.value.diagnostics[0]
     assert said.code == "E645"
-    assert f"on {base}, or name an `image: {{base: ...}}` that has haproxy and socat" in said.remedy
+    assert f"packages on {base}, with another network in `image: {{build: {{network: ...}}}}`" in said.remedy
+    assert "or name an `image: {base: ...}` that has haproxy and socat" in said.remedy
     assert "no way to any package" in said.notes
+    named, built = _base(tmp_path, _PROGRAMS), ""
+    try:
+        built = FrontImages(api).on(named, lambda _: None)
+    finally:
+        docker("rmi", "--force", *([built] if built else []), named)
+
+
+def test_its_build_has_the_network_of_the_spec_and_the_proxies_of_dockers_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tells = "RUN printf '#!/bin/sh\\necho networks: $(ls /sys/class/net), proxy: $http_proxy; exit 100\\n' >/usr/bin/apt-get"
+    base = _base(tmp_path, tells)
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://proxy.example.com:3128"}}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    try:
+        with connected(120.0) as client:
+            for network, seen in (("none", "lo"), (None, "eth0 lo")):
+                with pytest.raises(DeployFailed) as failed:
+                    FrontImages(client.api, network).on(base, lambda _: None)
+                notes = failed.value.diagnostics[0].notes
+                assert f"networks: {seen}, proxy: http://proxy.example.com:3128" in notes
+    finally:
+        monkeypatch.undo()
+        docker("rmi", "--force", base)

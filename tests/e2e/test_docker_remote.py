@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import ssl
 import subprocess
@@ -18,16 +17,14 @@ from orchestrator.store.home import Home
 from orchestrator.store.store import Store
 from orchestrator.targets.docker.target import DockerTarget
 from orchestrator.targets.target import Site
-from tests.e2e.docker_engine import ask, engine, relay, why_no_engine
+from tests.e2e.docker_engine import ON_ENGINE, Engine, ask, relay
 
-MISSING = why_no_engine() or (
-    None if shutil.which("openssl") else "no openssl, which makes certificates for a remote engine"
-)
 pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.containers,
+    *ON_ENGINE,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.skipif(
+        shutil.which("openssl") is None, reason="no openssl, which makes certificates for a remote engine"
+    ),
 ]
 
 
@@ -78,21 +75,20 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
 
 
 def test_an_engine_with_tls_is_deployed_to_and_found_again_from_a_shell_without_its_settings(
-    secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Engine, secure: Secure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with engine(f"docker-remote-{os.getpid()}", tmp_path) as here:
-        with monkeypatch.context() as shell:
-            shell.setenv("DOCKER_HOST", secure.host)
-            shell.setenv("DOCKER_TLS_VERIFY", "1")
-            shell.setenv("DOCKER_CERT_PATH", str(secure.certificates))
-            target = here.target()
-            endpoint = here.deploy(target, 1)
-            assert ask(endpoint) == "1"
-            placement = target.placement
-        assert "BEGIN" not in placement.model_dump_json(), "certificates stay where they are"
-        again = DockerTarget.placed(placement, here.site)
-        assert again.observe().health == "healthy"
-        assert (again.stop(), here.containers()) == ((), [])
+    with monkeypatch.context() as shell:
+        shell.setenv("DOCKER_HOST", secure.host)
+        shell.setenv("DOCKER_TLS_VERIFY", "1")
+        shell.setenv("DOCKER_CERT_PATH", str(secure.certificates))
+        target = here.target()
+        endpoint = here.deploy(target, 1)
+        assert ask(endpoint) == "1"
+        placement = target.placement
+    assert "BEGIN" not in placement.model_dump_json(), "certificates stay where they are"
+    again = DockerTarget.placed(placement, here.site)
+    assert again.observe().health == "healthy"
+    assert (again.stop(), here.containers()) == ((), [])
 
 
 def test_a_context_with_certificates_is_used_as_docker_uses_it(
@@ -152,4 +148,5 @@ def test_a_loopback_of_another_machine_is_refused_with_what_to_set(
         DockerTarget(site, None, None, "127.0.0.1", None).check()
     problem = refused.value.diagnostics[0]
     assert (problem.code, problem.at) == ("E647", ("deploy", "address"))
-    assert "0.0.0.0" in problem.remedy
+    assert "or to 0.0.0.0 for all of them" in problem.remedy
+    DockerTarget(site, None, None, "0.0.0.0", None).check()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -23,6 +23,8 @@ from orchestrator.targets.gitops.section import GitopsDeploy
 from orchestrator.targets.gitops.target import GitopsTarget
 from orchestrator.targets.target import Release, Site
 from tests.e2e.conftest import Mlo
+from tests.e2e.images_case import onnx_model, require_engine
+from tests.e2e.registries import registry
 from tests.render.conftest import render_to  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.containers]
@@ -49,65 +51,21 @@ deploy:
 """
 
 
-def doubling() -> bytes:
-    """y = x + x."""
-    from onnx import TensorProto, checker, helper
-
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "doubling", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    checker.check_model(model)
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def _answers(address: str) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", int(address.partition(":")[2]))) == 0
-
-
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
+def host(tmp_path: Path) -> Iterator[str]:
     """A real registry on loopback, which engines use without TLS."""
-    if shutil.which("docker-registry") is None:
-        pytest.skip("docker-registry is not on the PATH, so nothing was pushed for Git")
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "version"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no Docker Engine answers, so no image was built for Git")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
-        "http": {"addr": address},
-    }
-    (tmp_path / "registry.yaml").write_text(yaml.safe_dump(settings))
-    with (
-        (tmp_path / "registry.log").open("wb") as log,
-        subprocess.Popen(
-            ["docker-registry", "serve", str(tmp_path / "registry.yaml")], stdout=log, stderr=log
-        ) as process,
-    ):
-        try:
-            until = time.monotonic() + 30
-            while not _answers(address):
-                assert time.monotonic() < until, (tmp_path / "registry.log").read_text()
-                time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
+    require_engine()
+    with registry(tmp_path / "registry") as there:
+        yield there
 
 
 @pytest.mark.timeout(900)
-def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Mlo, registry: str) -> None:
+def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Mlo, host: str) -> None:
     root = mlo.folder / "repository"
     spec, folder = root / "specs" / "doubling.yaml", root / "deployments" / "doubling"
     spec.parent.mkdir(parents=True)
-    (spec.parent / "model.onnx").write_bytes(doubling())
-    spec.write_text(SPEC.format(name=NAME, replicas=1, registry=f"{registry}/team"))
+    (spec.parent / "model.onnx").write_bytes(onnx_model())
+    spec.write_text(SPEC.format(name=NAME, replicas=1, registry=f"{host}/team"))
 
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=mlo", "-c", "user.email=mlo@example.com", "-c", "commit.gpgsign=false")
@@ -131,9 +89,7 @@ def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Ml
         values = yaml.safe_load((folder / "values.yaml").read_text())["image"]
         assert (values["repository"], values["digest"]) == (repository, digest)
         kinds = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-        asked = urllib.request.Request(
-            f"http://{registry}/v2/team/{NAME}/manifests/{digest}", headers={"Accept": kinds}
-        )
+        asked = urllib.request.Request(f"http://{host}/v2/team/{NAME}/manifests/{digest}", headers={"Accept": kinds})
         with urllib.request.urlopen(asked, timeout=30) as answer:
             assert answer.status == 200
         commit("one")
@@ -143,7 +99,7 @@ def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Ml
         assert (again["deployments"][0]["changed"], again["removed"]) == (False, [])
         assert not git("status", "--porcelain")
 
-        spec.write_text(SPEC.format(name=NAME, replicas=3, registry=f"{registry}/team"))
+        spec.write_text(SPEC.format(name=NAME, replicas=3, registry=f"{host}/team"))
         (second,) = apply(code=2)["deployments"]
         assert second["image"] == first["image"], "the image does not depend on how many run it"
         assert set(git("diff", "--name-only", "deployments").split()) == {
@@ -153,7 +109,7 @@ def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Ml
         commit("two")
 
         back = mlo.run("rollback", NAME, "--yes").stdout
-        assert f"then: git add --all {folder}" in back
+        assert f"then: git -C {root} add --all {folder} && git -C {root} commit" in back
         assert not git("diff", "HEAD~1", "--", "deployments")
         git("checkout", "--quiet", "--", "deployments")
         assert mlo.json("status", NAME, "--json")["deployments"][0]["revision"] == 2
@@ -176,7 +132,7 @@ def test_what_is_committed_runs_what_was_pushed_and_changes_only_with_it(mlo: Ml
         assert not git("ls-files", "deployments")
     finally:
         names = subprocess.run(
-            ["docker", "images", "--quiet", "--filter", f"reference={registry}/team/{NAME}"],
+            ["docker", "images", "--quiet", "--filter", f"reference={host}/team/{NAME}"],
             capture_output=True, text=True, check=False,
         ).stdout.split()  # fmt: skip
         if names:
@@ -199,7 +155,7 @@ def namespace() -> Iterator[str]:
 
 
 @pytest.mark.kubernetes
-@pytest.mark.parametrize("form", ["manifests", "kustomize"])
+@pytest.mark.parametrize("form", ["helm", "manifests", "kustomize"])
 def test_a_cluster_takes_what_is_written(
     tmp_path: Path,
     namespace: str,
@@ -225,12 +181,64 @@ def test_a_cluster_takes_what_is_written(
     target.start(Release(1, rendered / "serving", "onnxruntime", "digits", 1, 60, image))
     target.switch(1)
 
-    how, place = ("--filename", "manifests") if form == "manifests" else ("--kustomize", "base")
+    folder, manifests = tmp_path / "deployments" / "digits", None
+    how = {
+        "helm": "--filename=-",
+        "manifests": f"--filename={folder}/manifests",
+        "kustomize": f"--kustomize={folder}/base",
+    }
+    if form == "helm":
+        command = [
+            *("helm", "template", "digits", str(folder / "chart"), f"--values={folder}/values.yaml"),
+            *(f"--namespace={namespace}", f"--kube-version={section.kubernetes}", "--skip-tests"),
+        ]
+        manifests = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     done = subprocess.run(
-        ["kubectl", "apply", "--dry-run=server", how, str(tmp_path / "deployments" / "digits" / place)],
-        capture_output=True, text=True, check=False,
+        ["kubectl", "apply", "--dry-run=server", "--namespace", namespace, how[form]],
+        input=manifests, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     taken = [line.split()[0].partition("/")[0].partition(".")[0] for line in done.stdout.splitlines()]
     assert {"deployment", "service", "serviceaccount", "networkpolicy", "horizontalpodautoscaler"} <= set(taken)
     assert all(line.endswith("(server dry run)") for line in done.stdout.splitlines())
+
+
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "gitops.md"
+
+
+def commands_for_an_autoscaler() -> list[str]:
+    """The commands of the manual that give the number of pods another owner: for a client-side apply, for a server-side one."""
+    (section,) = re.findall(r"^## From a fixed number.*?(?=^## )", MANUAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize(("how", "followed"), [("client", 0), ("server", 1), ("client", None)])
+def test_the_number_of_pods_stays_when_an_autoscaler_takes_over_as_the_manual_says(
+    namespace: str, how: str, followed: int | None
+) -> None:
+    def kubectl(*arguments: str, manifest: object = None) -> str:
+        done = subprocess.run(
+            ["kubectl", "--namespace", namespace, *arguments],
+            input=None if manifest is None else json.dumps(manifest), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    labels = {"app": "digits"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "server", "image": "none.invalid/none"}]},
+    }
+    spec = {"replicas": 4, "selector": {"matchLabels": labels}, "template": template}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "digits"}, "spec": spec}
+    as_written = ("apply", "--filename=-", *(["--server-side", "--field-manager=flux"] if how == "server" else []))
+    kubectl(*as_written, manifest=deployment)
+    if followed is not None:
+        script = commands_for_an_autoscaler()[followed].replace("NAMESPACE", namespace).replace("NAME", "digits")
+        editing = {"KUBE_EDITOR": "sed -i /replicas:/d"}  # as somebody who removes the line
+        subprocess.run(["bash", "-ec", script], env=os.environ | editing, check=True, capture_output=True, timeout=60)
+    del spec["replicas"]
+    kubectl(*as_written, manifest=deployment)
+    left = json.loads(kubectl("get", "deployment", "digits", "--output=json"))["spec"]["replicas"]
+    assert left == (4 if followed is not None else 1)

@@ -134,6 +134,7 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
+@pytest.mark.alone
 def test_a_large_model_has_a_rate_and_a_throughput_that_fit_its_latency(applied: tuple[dict[str, Any], str]) -> None:
     server, text = applied
     loop, full = server["open_loop"], server["saturation"]
@@ -153,6 +154,7 @@ def test_a_large_model_has_a_rate_and_a_throughput_that_fit_its_latency(applied:
     assert "not measured" not in text
 
 
+@pytest.mark.alone
 def test_of_a_large_request_the_wire_and_the_model_are_told_apart(applied: tuple[dict[str, Any], str]) -> None:
     server, _ = applied
     wires = {each["wire"]: each for each in server["wires"]}

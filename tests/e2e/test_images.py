@@ -23,8 +23,10 @@ import pytest
 
 from orchestrator.backends.table import serving_backend
 from orchestrator.backends.versions import installed_closure
+from orchestrator.containers.engine import connected
 from orchestrator.errors import DeployFailed
 from orchestrator.images.evidence import read_evidence
+from orchestrator.images.packages import bill_of_materials
 from orchestrator.images.settings import BuildSettings
 from orchestrator.images.wheels import fetch_wheels
 from orchestrator.store.home import Home
@@ -33,6 +35,8 @@ from orchestrator.store.store import Store
 from orchestrator.targets.docker.section import DockerDeploy
 from orchestrator.targets.docker.target import DockerTarget
 from orchestrator.targets.target import Site
+from tests.certificates import certificate
+from tests.e2e.docker_engine import BASE
 from tests.e2e.images_case import (
     Render,
     ask,
@@ -46,6 +50,7 @@ from tests.e2e.images_case import (
     running,
     until_ready,
 )
+from tests.package_index import tiny_index
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.e2e, pytest.mark.containers, pytest.mark.timeout(900)]
 
@@ -168,7 +173,8 @@ def test_a_failing_build_shows_the_end_of_its_log_and_leaves_no_container(
     tmp_path: Path,
 ) -> None:
     marker = uuid.uuid4().hex
-    tree = _changed(rendered(render_to), "# An init", f"RUN echo {marker}; echo the reason; exit 3")
+    # After what is installed, so that the build that follows installs nothing anew.
+    tree = _changed(rendered(render_to), "USER 65532:65532", f"RUN echo {marker}; echo the reason; exit 3")
     with pytest.raises(DeployFailed) as failed:
         built(tree, tmp_path / "images")
     said = failed.value.diagnostics[0]
@@ -177,6 +183,10 @@ def test_a_failing_build_shows_the_end_of_its_log_and_leaves_no_container(
     assert any(f"RUN echo {marker}" in line for line in said.notes)
     assert "returned a non-zero code: 3" in said.cause
     no_container_runs(marker)
+    assert "the last lines of its log name the instruction; mend its cause" in said.remedy
+    file = tree / "docker" / "Dockerfile"
+    file.write_text(file.read_text().replace("exit 3", "exit 0"))
+    _remove(built(tree, tmp_path / "images").name)
 
 
 def test_a_full_disk_is_named(render_to: Render, tmp_path: Path) -> None:
@@ -188,13 +198,42 @@ def test_a_full_disk_is_named(render_to: Render, tmp_path: Path) -> None:
     assert (said.code, said.cause) == ("E633", "the engine's disk is full")
 
 
-def test_a_base_that_cannot_be_had_is_named(render_to: Render, tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_had_is_named_until_the_engine_has_it(render_to: Render, tmp_path: Path) -> None:
+    base = f"127.0.0.1:1/team/python:{uuid.uuid4().hex[:12]}"
+    tree = rendered(render_to, base=base)
     with pytest.raises(DeployFailed) as failed:
-        built(rendered(render_to, base="127.0.0.1:1/team/python:3.11"), tmp_path / "images")
+        built(tree, tmp_path / "images")
     said = failed.value.diagnostics[0]
     assert said.code == "E634"
-    assert "127.0.0.1:1/team/python:3.11" in said.cause
-    assert "docker pull 127.0.0.1:1/team/python:3.11" in said.remedy
+    assert base in said.cause
+    assert f"pull or load it (`docker pull {base}`)" in said.remedy
+    docker("tag", BASE, base)
+    try:
+        _remove(built(tree, tmp_path / "images").name)
+    finally:
+        docker("rmi", base)
+
+
+def test_packages_that_cannot_be_listed_are_on_a_base_that_is_named(tmp_path: Path) -> None:
+    name = f"images-test/without-dpkg:{uuid.uuid4().hex[:12]}"
+    (tmp_path / "Dockerfile").write_text(f"FROM {BASE}\nRUN rm /usr/bin/dpkg-query\nVOLUME /data\n", encoding="utf-8")
+    docker("build", "--quiet", "--tag", name, str(tmp_path))
+    try:
+        with connected(60.0) as client:
+            began = int(time.time())
+            with pytest.raises(DeployFailed) as failed:
+                bill_of_materials(client, name, name, "context", "1")
+            happened = list(client.events(since=began, until=int(time.time()) + 1, decode=True))
+            made = {each["Actor"]["ID"] for each in happened if each["Actor"]["Attributes"].get("image") == name}
+            mounted = {each["Actor"]["ID"] for each in happened if each["Actor"]["Attributes"].get("container") in made}
+            assert mounted
+            assert not mounted & {each.id for each in client.volumes.list()}, "no volume is left behind"
+            said = failed.value.diagnostics[0]
+            assert (said.code, said.remedy) == ("E639", "use a Debian or Ubuntu base with dpkg")
+            listed = bill_of_materials(client, BASE, BASE, "context", "1")["components"]
+    finally:
+        docker("rmi", "--force", name)
+    assert "dpkg" in {each["name"] for each in listed}
 
 
 _BUILD = """
@@ -341,6 +380,7 @@ def _private_index(wheels: Path) -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+_STAND_IN_INIT = r"printf '#!/bin/sh\necho tini version 0.19.0' >/usr/bin/tini && chmod 755 /usr/bin/tini"
 _INDEX_PASSWORD = "a-word-that-no-layer-has"
 
 
@@ -356,9 +396,7 @@ def test_no_password_of_an_index_gets_into_layers_or_history_and_the_build_needs
     fetch_wheels(listed, BuildSettings("x"), engine_platform(), wheels)
     base = f"images-test/with-tini:{uuid.uuid4().hex[:12]}"
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "Dockerfile").write_text(
-        "FROM python:3.11-slim-bookworm\nRUN printf '#!/bin/sh\\necho tini version 0.19.0' >/usr/bin/tini && chmod 755 /usr/bin/tini\n"
-    )
+    (tmp_path / "base" / "Dockerfile").write_text(f"FROM {BASE}\nRUN {_STAND_IN_INIT}\n")
     docker("build", "--quiet", "--tag", base, str(tmp_path / "base"))
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1 login reader password {_INDEX_PASSWORD}\n")
@@ -394,46 +432,64 @@ def test_no_password_of_an_index_gets_into_layers_or_history_and_the_build_needs
         monkeypatch.delenv("NETRC")
         with _private_index(wheels) as (index, _), pytest.raises(DeployFailed) as refused:
             built(_changed(tree, "# An init", f"# {uuid.uuid4().hex}"), tmp_path / "images", pip_index=index)
+        # As above it was built, with the credentials.
         assert refused.value.diagnostics[0].code == "E638"
+        assert "that pip on this machine has the credentials" in refused.value.diagnostics[0].remedy
     finally:
         _remove(*([] if image is None else [image.name]), base)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_torchserve_is_built_from_a_wheelhouse_and_answers(render_to: Render, tmp_path: Path) -> None:
-    import torch
+def test_a_build_trusts_an_index_of_an_own_authority_by_its_bundle_which_the_image_lacks(
+    render_to: Render, tmp_path: Path
+) -> None:
+    """The index of the base stands for the default one behind a proxy that intercepts TLS."""
+    authority = certificate(tmp_path, "authority")
+    base = f"images-test/own-index:{uuid.uuid4().hex[:12]}"
+    (tmp_path / "base").mkdir()
+    image = None
+    with tiny_index(tmp_path / "index", certificate(tmp_path, "index", authority)) as url:
+        (tmp_path / "base" / "Dockerfile").write_text(
+            f"FROM {BASE}\nRUN {_STAND_IN_INIT}\nENV PIP_INDEX_URL={url} PIP_RETRIES=1\n"
+        )
+        docker("build", "--quiet", "--tag", base, str(tmp_path / "base"))
+        (wheel,) = (tmp_path / "index").glob("*.whl")
+        listed = f"tiny==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+        try:
+            untrusting = rendered(render_to, "untrusting", base=base)
+            (untrusting / "docker" / "requirements.txt").write_text(listed)
+            with pytest.raises(DeployFailed) as failed:
+                built(untrusting, tmp_path / "images", network="host")
+            said = failed.value.diagnostics[0]
+            assert (said.code, "does not trust the certificate" in said.cause) == ("E631", True)
+            assert "`image: {build: {ca_bundle: FILE}}`" in said.remedy
+            tree = rendered(render_to, "trusting", base=base, ca_bundle=True)
+            (tree / "docker" / "requirements.txt").write_text(listed)
+            image = built(tree, tmp_path / "images", network="host", ca_bundle=authority[0])
+            seen = docker(
+                "run", "--rm", "--entrypoint", "find", image.name, "/opt", "-name", "*.crt", "-o", "-name", "tiny.py"
+            )
+            assert [Path(line).name for line in seen.splitlines()] == ["tiny.py"]
+            assert "ca-bundle" not in docker("inspect", image.name)
+        finally:
+            _remove(*([] if image is None else [image.name]), base)
 
-    class Double(torch.nn.Module):  # type: ignore[misc] # torch has no types here
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * 2
 
-    torch.jit.save(torch.jit.script(Double()), tmp_path / "model.pt")
-    tools = installed_closure(serving_backend("torchserve").tools)
-    tree = render_to(
-        "torchserve",
-        model=(tmp_path / "model.pt").read_bytes(),
-        tools=tools,
-        registry=None,
-        wheels=True,
-        platform=engine_platform(),
-    )
-    wheelhouse = tmp_path / "wheelhouse"
-    wheelhouse.mkdir()
-    settings = BuildSettings("images-test/torchserve", wheelhouse=wheelhouse)
-    fetch_wheels(tree / "docker" / "requirements.txt", settings, engine_platform(), wheelhouse)
+def test_torchserve_is_built_from_a_wheelhouse_and_answers(
+    torchserve: tuple[Path, Image, Path], wheelhouse: Path
+) -> None:
+    tree, image, evidence = torchserve
     assert not [path.name for path in wheelhouse.iterdir() if path.name.startswith("nvidia")]
-    image = built(tree, tmp_path / "images", repository=settings.repository, wheelhouse=wheelhouse)
-    try:
-        known = read_evidence(tmp_path / "images", image)
-        assert known is not None
-        assert known.sizes.above_base < 1.8e9, "Java and PyTorch for CPUs, without gigabytes of CUDA"
-        with running(image.name, tree, 8080, _OPENSHIFT) as (name, port):
-            until_ready(name, port, serving_backend("torchserve").ready_path("digits"))
-            status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
-            assert (status, json.loads(answer)["outputs"][0]["data"]) == (200, [2.0, 4.0, 6.0])
-            assert docker("exec", name, "find", "/opt", "-name", "*token*.json", "-o", "-name", "key_file.json") == ""
-    finally:
-        _remove(image.name)
+    known = read_evidence(evidence, image)
+    assert known is not None
+    assert known.sizes.above_base < 1.8e9, "Java and PyTorch for CPUs, without gigabytes of CUDA"
+    with running(image.name, tree, 8080, _OPENSHIFT) as (name, port):
+        until_ready(name, port, serving_backend("torchserve").ready_path("digits"), 300)  # Java, then Python
+        status, answer = ask(port, "POST", "/v2/models/digits/infer", _BODY)
+        assert (status, json.loads(answer)["outputs"][0]["data"]) == (200, [2.0, 4.0, 6.0])
+        # Of its places only these can be written to: /tmp is its home, too.
+        assert "models" in docker("exec", name, "ls", "/tmp"), "it writes there"
+        keys = ("(", "-name", "*token*.json", "-o", "-name", "key_file.json", ")")
+        assert docker("exec", name, "find", "/opt", "/tmp", "/dev/shm", *keys) == ""
 
 
 _SERVING = "tensorflow/serving:2.20.0"

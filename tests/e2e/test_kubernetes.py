@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tests.e2e.kubernetes_cluster import TestCluster, missing
+from orchestrator.images.build import CONTEXT_LABEL
+from orchestrator.images.context import context_digest
+from tests.e2e.kubernetes_cluster import TestCluster, derived_image, missing
 
 if TYPE_CHECKING:
     from conftest import Mlo
@@ -152,7 +156,7 @@ def test_a_spec_is_served_by_a_pod(mlo: Mlo, cluster: TestCluster) -> None:
 
 
 def test_no_request_fails_while_a_new_revision_takes_over_and_while_it_is_rolled_back(
-    mlo: Mlo, cluster: TestCluster
+    mlo: Mlo, cluster: TestCluster, record_property: Callable[[str, object], None]
 ) -> None:
     first, (before,) = image(cluster), cluster.pods(NAMESPACE)
     address = cluster.cluster.get(f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}")["spec"]["clusterIP"]
@@ -174,7 +178,8 @@ def test_no_request_fails_while_a_new_revision_takes_over_and_while_it_is_rolled
         cluster.cluster.call("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/client")
     ready = {line.partition(":")[0] for line in lines if '"message":"ready"' in line}
     assert ready - {before["metadata"]["name"]}, "the log of a pod that came later is shown too"
-    print(f"{told['answered']} requests answered during an update and a rollback, {told['failed']} failed")
+    requests = f"{told['answered']} requests answered during an update and a rollback on Kubernetes"
+    record_property("measured", f"{requests}, {told['failed']} failed")
     assert told["failed"] == 0, told
     assert told["answered"] > 500
     rows = mlo.json("history", NAME, "--json")["revisions"]
@@ -206,6 +211,53 @@ def test_an_apply_that_is_killed_at_any_point_is_settled_by_the_next_one(mlo: Ml
     assert not candidates(cluster)
     service = cluster.cluster.get(f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}")
     assert service["metadata"]["labels"]["release"] == "upgraded", "what somebody had set by hand is undone"
+
+
+@contextmanager
+def wrong_image(mlo: Mlo, cluster: TestCluster) -> Iterator[None]:
+    """For the block, the engine has an image for the spec as it is now, whose model has other weights than was verified."""
+    import onnx
+    from onnx import numpy_helper
+
+    mlo.run("render", f"{NAME}.yaml", "--output", "rendered", timeout=400)
+    rendered = mlo.folder / "rendered"
+    model = onnx.load(rendered / "serving" / "model.onnx")
+    for weights in model.graph.initializer:
+        array = numpy_helper.to_array(weights)
+        if array.dtype.kind == "f":
+            weights.CopyFrom(numpy_helper.from_array(array * np.float32(0.9), weights.name))
+    content = model.SerializeToString()
+    settings = (rendered / "serving" / "server.json").read_text("utf-8")
+    right_digest = hashlib.sha256((rendered / "serving" / "model.onnx").read_bytes()).hexdigest()
+    assert right_digest in settings
+    files = {
+        "/opt/mlo/serving/model.onnx": content,
+        "/opt/mlo/serving/server.json": settings.replace(right_digest, hashlib.sha256(content).hexdigest()).encode(),
+    }
+    digest = context_digest(rendered)
+    name = f"{image(cluster).rpartition(':')[0]}:{digest[:16]}"
+    with derived_image(image(cluster), name, files, {CONTEXT_LABEL: f"sha256:{digest}"}):
+        yield
+    shutil.rmtree(rendered)
+
+
+def test_wrong_answers_are_refused_and_the_last_revision_keeps_serving(mlo: Mlo, cluster: TestCluster) -> None:
+    before, image_before = status(mlo)["revision"], image(cluster)
+    file = mlo.folder / f"{NAME}.yaml"
+    text = file.read_text("utf-8")
+    other = "serving: {backend: onnxruntime, cors: {origins: ['https://wrong.example.com']}}"
+    file.write_text(text.replace("serving: {backend: onnxruntime}", other), encoding="utf-8")
+    with wrong_image(mlo, cluster):
+        told = mlo.run("apply", f"{NAME}.yaml", "--yes", code=1, timeout=400).stderr
+    file.write_text(text, encoding="utf-8")
+    assert "error[E608]" in told
+    assert "help:" in told
+    assert f"{NAME} is unchanged: revision {before}" in told
+    assert (status(mlo)["health"], status(mlo)["revision"], image(cluster)) == ("healthy", before, image_before)
+    assert right(mlo) > 0.98
+    assert not candidates(cluster)
+    assert f"{NAME}-candidate" not in cluster.helm(NAMESPACE, "list", "--short").split()
+    assert "nothing to deploy" in mlo.run("apply", f"{NAME}.yaml", "--yes").stdout
 
 
 def test_other_settings_of_pods_are_another_release_of_the_same_image(mlo: Mlo, cluster: TestCluster) -> None:

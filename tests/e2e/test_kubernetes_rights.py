@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.store.state import Image
 from orchestrator.targets.kubernetes.connection import kubeconfig_files
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
 from orchestrator.targets.kubernetes.preflight import check_cluster
 from orchestrator.targets.kubernetes.target import KubernetesTarget
 from orchestrator.targets.target import Release
-from tests.e2e.kubernetes_cluster import TestCluster, image_of, missing, rendered
+from tests.e2e.kubernetes_cluster import TestCluster, built_images, missing, rendered
 from tests.e2e.test_kubernetes_faults import _SERVER, put
 from tests.targets.test_kubernetes import role_of_the_manual
 
@@ -31,7 +32,16 @@ _RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 
 
 @pytest.fixture
-def namespace() -> Iterator[str]:
+def image() -> Iterator[Image]:
+    program = _SERVER.replace("VERSION", "one").replace("STATUS", "200")
+    with built_images("mlo-e2e-rights", {"one": program}) as built:
+        yield built["one"]
+
+
+@pytest.fixture
+def namespace(image: Image) -> Iterator[str]:
+    """Removed before the image of its pods is."""
+    del image
     with TestCluster.current().namespace("mlo-rights") as name:
         yield name
 
@@ -73,9 +83,8 @@ def deployer(namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_role_of_the_manual_is_enough_to_release_to_release_again_and_to_remove(
-    deployer: KubernetesTarget, namespace: str, tmp_path: Path
+    deployer: KubernetesTarget, namespace: str, image: Image, tmp_path: Path
 ) -> None:
-    image = image_of("mlo-e2e-kubernetes:one", _SERVER.replace("VERSION", "one").replace("STATUS", "200"))
     user = TestCluster.current()
     check_cluster(user.cluster, namespace, {}, create=False)
     everything: dict[str, Any] = {

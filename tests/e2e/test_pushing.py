@@ -134,14 +134,16 @@ def test_a_credential_helper_is_asked(
 def test_a_registry_with_tokens_denies_what_is_not_granted(tree: Path, tmp_path: Path, names: list[str]) -> None:
     with token_server(tmp_path / "tokens", "team/digits") as auth, registry(tmp_path / "registry", auth) as host:
         _log_in(tmp_path / "docker", host)
-        assert _pushed(tree, f"{host}/team/digits", names).digest is not None
         code, remedy = _failure(tree, f"{host}/other/digits", names)
         assert code == "E636"
-        assert f"log in to {host} as a user who may push there" in remedy
+        assert f"log in to {host} as a user who may push there, or set another path in `image.registry`" in remedy
+        assert _pushed(tree, f"{host}/team/digits", names).digest is not None
 
 
-def test_a_registry_that_is_not_there_is_named(tree: Path, names: list[str]) -> None:
+def test_a_registry_that_is_not_there_is_named(tree: Path, tmp_path: Path, names: list[str]) -> None:
     host = f"127.0.0.1:{free_port()}"
     code, remedy = _failure(tree, f"{host}/digits", names)
     assert code == "E637"
-    assert host in remedy
+    assert f"check that {host} is right in `image.registry`" in remedy
+    with registry(tmp_path / "registry") as right:
+        assert _pushed(tree, f"{right}/digits", names).digest is not None

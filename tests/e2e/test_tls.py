@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import tempfile
 import urllib.request
@@ -11,11 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from tests.certificates import certificate
-from tests.render.served import negative
+from tests.e2e.tls_case import files_with, negated, put_model
 
 if TYPE_CHECKING:
     from conftest import Mlo
@@ -39,8 +37,7 @@ serving:
 
 @pytest.fixture(scope="module")
 def spec(mlo: Mlo) -> Path:
-    (mlo.folder / "negative.onnx").write_bytes(negative())
-    np.savez(mlo.folder / "negative.npz", x=np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
+    put_model(mlo.folder)
     written: Path = mlo.folder / "spec.yaml"
     return written
 
@@ -59,17 +56,13 @@ def test_it_is_asked_over_tls_and_no_key_is_kept(mlo: Mlo, spec: Path, place: Pa
     endpoint = deployment["endpoint"]
     assert endpoint.startswith("https://127.0.0.1:")
     assert mlo.json("status", "serving-tls", "--json")["deployments"][0]["endpoint"] == endpoint
-    (mlo.folder / "request.json").write_text(json.dumps({"x": [[1, 2, 3]]}), encoding="utf-8")
-    ask = ("predict", "serving-tls", "--input", str(mlo.folder / "request.json"), "--json")
-    assert mlo.json(*ask)["outputs"] == {"y": [[-1.0, -2.0, -3.0]]}
+    assert negated(mlo, "serving-tls") == {"y": [[-1.0, -2.0, -3.0]]}
     context = ssl.create_default_context(cafile=str(trust))
     with urllib.request.urlopen(f"{endpoint}/v2/health/ready", context=context, timeout=30) as answer:
         assert answer.status == 200
 
     secret = key.read_bytes().splitlines()[1]
-    kept = [path for path in (mlo.folder / "home").rglob("*") if path.is_file() and not path.is_symlink()]
-    assert kept
-    assert not [path for path in kept if secret in path.read_bytes()]
+    assert not files_with(mlo.folder / "home", secret)
 
     certificate(place, "server", ends=timedelta(minutes=-1))
     refused = mlo.run("plan", str(spec), code=65)

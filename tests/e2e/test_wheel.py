@@ -84,3 +84,6 @@ def test_an_installed_mlo_renders_from_another_folder(
     assert (elsewhere / "build" / "docker" / "Dockerfile").is_file()
     assert (elsewhere / "build" / "chart" / "Chart.yaml").is_file()
     assert (elsewhere / "build" / "docker" / "mlo_server" / "__main__.py").is_file()
+    told = run(bin_ / "mlo", elsewhere, "report", "digits.yaml", "--output", "report.html")
+    assert told.returncode == 0, told.stderr
+    assert "uPlot" in (elsewhere / "report.html").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import signal
 import socket
@@ -36,6 +37,20 @@ def write(context: StepContext) -> dict[str, Any]:
     (context.output / "text.txt").write_text(str(context.params["text"]), encoding="utf-8")
     with Path(context.params["runs"]).open("a", encoding="utf-8") as runs:
         runs.write("x")
+    return {}
+
+
+def write_as_the_version_says(context: StepContext) -> dict[str, Any]:
+    """Writes its length as the version of mlo would that a file outside names."""
+    write(context)
+    version = int(Path(context.params["version"]).read_text("utf-8"))
+    document = json.loads((context.output / Length.FILE).read_text("utf-8"))
+    (context.output / Length.FILE).write_text(json.dumps({**document, "version": version}), encoding="utf-8")
+    return {}
+
+
+def read_length(context: StepContext) -> dict[str, Any]:
+    (context.output / "text.txt").write_text(str(Length.read(context.inputs["text"]).length), encoding="utf-8")
     return {}
 
 

@@ -79,8 +79,8 @@ def test_the_error_keeps_its_notes_and_says_that_nothing_has_changed(
 def test_a_switch_that_is_not_recorded_is_not_called_unchanged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     switch = FolderTarget.switch
 
-    def switched_and_failed(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
-        switch(target, revision, share)
+    def switched_and_failed(target: FolderTarget, revision: int) -> NoReturn:
+        switch(target, revision)
         raise DeployFailed(Diagnostic("E607", "it failed on the way"))
 
     monkeypatch.setattr(FolderTarget, "switch", switched_and_failed)

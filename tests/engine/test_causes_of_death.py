@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.errors import StepFailed
-from orchestrator.plan.step import FileInput
+from orchestrator.plan.step import FileInput, StepOutput
 from orchestrator.steps.parameters import CodeAccess
 
 if TYPE_CHECKING:
@@ -69,10 +70,51 @@ def test_the_log_holds_the_python_line_of_a_native_crash(project: Project) -> No
 def test_the_reproduce_script_runs_the_step_alone(project: Project) -> None:
     with pytest.raises(StepFailed) as caught:
         project.run(project.step("bad", "fail"))
+    assert caught.value.diagnostics[0].code == "E401"
     notes = dict(note.split(": ", 1) for note in caught.value.diagnostics[0].notes)
     again = subprocess.run([notes["reproduce"]], capture_output=True, text=True, check=False, cwd="/")
     assert again.returncode == 1
     assert "RuntimeError: nobody foresaw this" in again.stderr
+
+
+def test_code_that_ends_the_process_imports_without_that_call(project: Project) -> None:
+    blocks = project.folder / "blocks.py"
+    blocks.write_text("import os\nWORD = 'one'\nos._exit(0)\n", encoding="utf-8")
+    step = project.step("code", "imports_user_code", user_code=CodeAccess())
+    with pytest.raises(StepFailed) as caught:
+        project.run(step)
+    (told,) = caught.value.diagnostics
+    assert told.code == "E404"
+    assert "if the model's code calls `sys.exit` or `os._exit`, remove the call" in told.remedy
+    blocks.write_text("WORD = 'one'\n", encoding="utf-8")
+    assert project.text(project.run(step), "code") == "one"
+
+
+def test_a_candidate_that_takes_too_long_gets_more_time(project: Project, tmp_path: Path) -> None:
+    step = project.step("convert.a", "slow", params={"pids": str(tmp_path / "pids")}, timeout=1)
+    with pytest.raises(StepFailed) as caught:
+        project.run(step)
+    (told,) = caught.value.diagnostics
+    assert told.code == "E402"
+    assert told.remedy.startswith("raise `optimize.time_budget`")
+    assert project.text(project.run(replace(step, timeout=60)), "convert.a") == "done"
+
+
+def test_the_time_of_a_candidates_step_that_took_too_long_is_known(project: Project, tmp_path: Path) -> None:
+    params = {"pids": str(tmp_path / "pids")}
+    outcome = project.run(project.step("convert.a", "slow", params=params, timeout=1, candidate="a"))["convert.a"]
+    assert outcome.receipt is None
+    assert outcome.took is not None
+    assert outcome.took.seconds >= 1
+
+
+def test_a_step_runs_once_the_one_before_it_succeeds(project: Project) -> None:
+    after = project.step("optimize.a", "read_text", inputs={"text": StepOutput("convert.a", "text.txt")}, candidate="a")
+    skipped = project.run(project.step("convert.a", "refuse", candidate="a"), after)["optimize.a"].error
+    assert skipped is not None
+    assert (skipped.code, skipped.message) == ("E408", "convert.a did not succeed: cannot do it")
+    outcomes = project.run(project.write_step(id="convert.a", candidate="a"), after)
+    assert project.text(outcomes, "optimize.a") == "hello"
 
 
 def test_a_step_that_takes_too_long_is_ended_with_all_its_children(
@@ -91,7 +133,11 @@ def test_a_file_that_changes_while_it_is_read_leaves_no_receipt(project: Project
     with pytest.raises(StepFailed) as caught:
         project.run(project.step("bad", "change_the_weights", inputs={"weights": weights}))
     assert caught.value.diagnostics[0].message == "weights.pt changed while bad was reading it"
+    assert caught.value.diagnostics[0].code == "E405"
+    assert caught.value.diagnostics[0].remedy == "run the same command again once the file is complete"
     assert not list(project.home.receipts.glob("*.json"))
+    again = project.run(project.step("bad", "read_weights", inputs={"weights": weights}))
+    assert project.text(again, "bad") == "changed meanwhile"
 
 
 def test_gpus_are_numbered_by_the_bus_in_a_worker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +194,9 @@ def test_a_refusal_caused_by_a_full_disk_is_reported_as_such_and_not_cached(proj
     with pytest.raises(StepFailed) as caught:
         project.run(step)
     assert caught.value.diagnostics[0].code == "E409"
+    assert "free disk space (`mlo gc` removes what no deployment needs)" in caught.value.diagnostics[0].remedy
     assert not list(project.home.receipts.glob("*.json"))
+    assert project.text(project.run(project.write_step(id="convert.a", candidate="a")), "convert.a") == "hello"
 
 
 def test_a_refusal_caused_by_too_many_open_files_is_not_cached(project: Project) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+from orchestrator.cli.main import cli
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
 from orchestrator.events import Event, Observer, ignore
@@ -23,6 +27,7 @@ from orchestrator.store.state import Deployment
 from orchestrator.store.store import Store
 from orchestrator.targets.folder.marker import lock_folder
 from orchestrator.targets.folder.target import FolderTarget
+from orchestrator.targets.section import Canary
 from tests.artifacts.made import winner
 
 pytestmark = pytest.mark.processes
@@ -75,6 +80,7 @@ def place(tmp_path: Path) -> Place:
 
 _DEPLOY = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.engine.test_going_live import Place
@@ -111,6 +117,36 @@ def test_a_first_release_that_is_killed_can_be_done_again(place: Place, point: s
     assert place.target.observe().revision == after.revision
     assert place.target.observe().health == "healthy"
     assert place.recorded == after
+
+
+def test_a_first_release_under_way_has_no_number_yet_and_nothing_before_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(place, "folder.copied", "one")
+    monkeypatch.setenv("MLO_HOME", str(place.home.root))
+
+    cli.main(["status", "--json"], prog_name="mlo", standalone_mode=False)
+    (row,) = json.loads(capsys.readouterr().out)["deployments"]
+    assert row["revision"] is None
+    cli.main(["status", place.name], prog_name="mlo", standalone_mode=False)
+    assert "None" not in capsys.readouterr().out
+    with pytest.raises(UsageError) as refused:  # it is not asked for --yes before
+        cli.main(["rollback", place.name], prog_name="mlo", standalone_mode=False)
+    (found,) = refused.value.diagnostics
+    assert (found.code, found.cause) == ("E622", "its first revision is still being deployed, or that was interrupted")
+
+
+@pytest.mark.parametrize("revision", [[], ["1"]])
+def test_a_rollback_goes_back_from_what_a_command_switched_to_before_it_was_killed(
+    place: Place, revision: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.deploy("one")
+    killed(place, "release.switched", "two")
+    assert place.used == "two"
+    monkeypatch.setenv("MLO_HOME", str(place.home.root))
+    cli.main(["rollback", place.name, *revision, "--yes"], prog_name="mlo", standalone_mode=False)
+    assert place.used == "one"
+    assert "digits: revision 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
@@ -192,6 +228,9 @@ def test_two_stores_do_not_deploy_into_one_folder_at_once(place: Place) -> None:
     assert place.used == "one"
     assert place.recorded is not None
     assert place.recorded.intent is None, "nothing was begun, so nothing of another store's is withdrawn for it"
+    assert busy.value.diagnostics[0].remedy == "wait until it has ended, then run the command again"
+    place.deploy("two")
+    assert place.used == "two"
 
 
 def test_what_another_store_put_there_meanwhile_is_not_overwritten(place: Place) -> None:
@@ -244,6 +283,16 @@ def test_what_was_damaged_in_the_store_does_not_serve_again(place: Place) -> Non
 
     assert refused.value.diagnostics[0].code == "E622"
     assert place.used == "two"
+    assert refused.value.diagnostics[0].remedy == "run `mlo apply` with the spec that it was made from"
+    place.deploy("one")
+    assert place.used == "one"
+    for asked in (7, 3):
+        with pytest.raises(UsageError) as refused:
+            roll_back(place.store, place.name, asked, ignore, 1)
+        (listed,) = re.findall(r"name one of ([\d, ]+);", refused.value.diagnostics[0].remedy)
+        assert listed == "2, 1"
+    roll_back(place.store, place.name, 2, ignore, 1)
+    assert place.used == "two"
 
 
 def test_a_full_disk_leaves_what_is_in_use_and_no_litter(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,13 +318,13 @@ def test_a_rollback_that_fails_says_what_serves(place: Place, monkeypatch: pytes
     place.deploy("two")
     switch = FolderTarget.switch
 
-    def refuse(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
-        del target, revision, share
+    def refuse(target: FolderTarget, revision: int) -> NoReturn:
+        del target, revision
         raise DeployFailed(Diagnostic("E607", "it failed on the way"))
 
-    def switch_and_fail(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
-        switch(target, revision, share)
-        refuse(target, revision, share)
+    def switch_and_fail(target: FolderTarget, revision: int) -> NoReturn:
+        switch(target, revision)
+        refuse(target, revision)
 
     for fails, code, message in (
         (refuse, "W601", "digits is unchanged: revision 2 at "),
@@ -286,6 +335,11 @@ def test_a_rollback_that_fails_says_what_serves(place: Place, monkeypatch: pytes
             roll_back(place.store, place.name, 1, ignore, 1)
         assert [each.code for each in failed.value.diagnostics] == ["E607", code]
         assert failed.value.diagnostics[1].message.startswith(message)
+    monkeypatch.undo()
+    deployed = place.deploy("one")
+    assert place.recorded is not None
+    assert place.used == "one"
+    assert place.recorded.revision == deployed.revision, "the next apply records what serves"
 
 
 def test_a_deployment_that_was_destroyed_meanwhile_is_not_rolled_back(place: Place) -> None:
@@ -362,8 +416,8 @@ def test_a_switch_that_cannot_be_completed_does_not_block_later_commands(
     place.deploy("one")
     killed(place, "release.switched", "two")
 
-    def refuse(target: FolderTarget, revision: int, share: float = 1.0) -> NoReturn:
-        del target, revision, share
+    def refuse(target: FolderTarget, revision: int) -> NoReturn:
+        del target, revision
         raise DeployFailed(Diagnostic("E643", "the port cannot be published", remedy="set another address"))
 
     told: list[Event] = []
@@ -374,3 +428,28 @@ def test_a_switch_that_cannot_be_completed_does_not_block_later_commands(
     assert (settled.revision, settled.intent) == (2, None)
     assert any("the port cannot be published" in str(event) for event in told)
     assert place.deploy("three").revision == 3
+
+
+def test_only_a_release_beside_another_one_is_given_shares_and_one_that_fails_there_is_withdrawn(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def split(_: FolderTarget, revision: int, share: float) -> None:
+        shares.append(share)
+        if revision == 3:
+            raise DeployFailed(Diagnostic("E660", "it gets no share"))
+
+    monkeypatch.setattr(FolderTarget, "split", split)
+    ready = place.ready
+    steps = Canary.model_validate({"steps": ["10%", "50%"]})
+    monkeypatch.setattr(place, "ready", lambda *told: replace(ready(*told), canary=steps))
+    place.deploy("one")
+    assert shares == []
+    place.deploy("two")
+    assert (shares, place.used) == ([0.1], "two"), "nothing shares with it, so it takes over at the first step"
+    with pytest.raises(DeployFailed, match="it gets no share"):
+        place.deploy("three")
+    assert (shares, place.used, place.target.history()) == ([0.1, 0.1], "two", (1, 2))
+    roll_back(place.store, place.name, None, ignore, 1.0)
+    assert (shares, place.used) == ([0.1, 0.1], "one"), "a rollback has no steps"

@@ -23,7 +23,7 @@ from orchestrator.engine.executors.local import LocalExecutor
 from orchestrator.engine.preview import preview
 from orchestrator.engine.step_runner import StepRunner
 from orchestrator.engine.stop import Stop
-from orchestrator.errors import Interrupted, SpecInvalid, StepFailed
+from orchestrator.errors import Interrupted, MloError, SpecInvalid, StepFailed
 from orchestrator.events import StepEnded
 from orchestrator.plan.resolve import Resolver
 from orchestrator.plan.step import FileInput, StepOutput
@@ -197,6 +197,25 @@ def test_a_damaged_result_is_found_and_computed_again(project: Project) -> None:
     assert project.runs() == 2
 
 
+def test_a_document_of_another_version_is_written_anew_by_the_replacement_that_is_named(project: Project) -> None:
+    version = project.folder / "version"
+    params = {"text": "hello", "runs": str(project.folder / "runs"), "version": str(version)}
+    written = project.step("write", "write_as_the_version_says", params=params)
+    read = project.step("read", "read_length", inputs={"text": StepOutput("write")})
+    version.write_text("0", encoding="utf-8")
+    project.run(written)
+
+    version.write_text("1", encoding="utf-8")  # mlo was updated
+    for _ in range(2):
+        with pytest.raises(MloError) as refused:
+            project.run(written, read)
+        (found,) = refused.value.diagnostics
+        assert found.code == "E714"
+        assert "mlo apply SPEC --replace STEP" in found.remedy
+    outcomes = project.run(written, read, forced=frozenset({"write"}))
+    assert project.text(outcomes, "read") == "5"
+
+
 def test_a_missing_input_names_the_line(project: Project) -> None:
     (project.folder / "weights.pt").unlink()
     weights = FileInput(project.folder / "weights.pt", ("model", "source", "weights"))
@@ -206,6 +225,10 @@ def test_a_missing_input_names_the_line(project: Project) -> None:
     assert told.code == "E203"
     assert told.span is not None
     assert told.span.line == 6
+    assert told.remedy == "give the path of a file that exists and can be read"
+    (project.folder / "other.pt").write_text("weights", encoding="utf-8")
+    there = FileInput(project.folder / "other.pt", ("model", "source", "weights"))
+    project.run(project.step("import", "join", inputs={"weights": there}))
 
 
 def test_a_step_that_measures_runs_alone(project: Project, tmp_path: Path) -> None:
@@ -235,8 +258,10 @@ def test_one_interrupt_lets_a_step_finish(project: Project, tmp_path: Path, wait
     stop, pids = Stop(), tmp_path / "pids"
     thread = interrupt_when(pids, stop, 1, wait_until)
     step = project.step("slow", "slow", params={"pids": str(pids)})
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as ended:
         project.run(step, project.write_step(inputs={"a": StepOutput("slow")}), stop=stop)
+    (told,) = ended.value.diagnostics
+    assert (told.code, told.remedy) == ("E407", "run the same command again: finished steps are kept")
     thread.join()
     assert project.runs() == 0
     assert project.text(project.run(step), "slow") == "done"

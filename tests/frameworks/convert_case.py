@@ -140,7 +140,8 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildCase:
         else:
             args = tuple(torch.from_numpy(samples.inputs[t.name][:2]) for t in signature.inputs)
             _save(kind, module, args, signature, weights)
-        imported = tmp_path / "import"
+        built = sum(1 for _ in tmp_path.glob("import*"))
+        imported = tmp_path / (f"import-{built}" if built else "import")
         _write_import(imported, module, signature, samples)
         return Case(source, weights, imported, signature, tmp_path)
 

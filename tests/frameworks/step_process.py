@@ -87,7 +87,9 @@ class StepProcess:
         (folder / "scratch").mkdir()
         summary = self._ask(
             do="step",
-            function=function if function.startswith("orchestrator.") else f"orchestrator.frameworks.{function}",
+            function=function
+            if function.startswith(("orchestrator.", "tests."))
+            else f"orchestrator.frameworks.{function}",
             params=dict(params),
             inputs={role: str(path) for role, path in inputs.items()},
             folder=str(folder),

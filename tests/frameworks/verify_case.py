@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.steps.parameters import Accelerator, CandidateParameters, VerifyParameters
+from orchestrator.steps.runtime_options import DEFAULT_OPTIONS, RuntimeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,8 @@ def verify_params(
     precision: Precision,
     gates: Mapping[str, float] | None = None,
     accelerator: Accelerator = "none",
+    options: RuntimeOptions = DEFAULT_OPTIONS,
 ) -> dict[str, Any]:
     name = f"{format_name}-{precision}"
-    candidate = CandidateParameters(name, name, format_name, precision, BACKENDS[format_name])
+    candidate = CandidateParameters(name, name, format_name, precision, BACKENDS[format_name], options)
     return VerifyParameters(candidate, signature, gates or {}, accelerator).as_json()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.images.build import build_image
 from orchestrator.images.failures import build_failed, push_failed
 from orchestrator.images.settings import BuildSettings
-from tests.fake_engine import fake_engine
+from tests.fake_engine import NO_ENGINE, fake_engine
 
 _PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements.txt"
 
@@ -69,6 +70,31 @@ _PIP = "Step 6/25 : RUN /opt/pip/bin/pip install --requirement /opt/requirements
             "The command '/bin/sh -c apt-get update' returned a non-zero code: 100",
             "E631",
             "wheelhouse",
+        ),
+        (
+            [
+                _PIP,
+                (
+                    "WARNING: Retrying (...) after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] "
+                    "certificate verify failed: self-signed certificate in certificate chain (_ssl.c:1016)'))': /simple/tiny/"
+                ),
+                "ERROR: No matching distribution found for tiny==1.0",
+            ],
+            "The command '/bin/sh -c pip' returned a non-zero code: 1",
+            "E631",
+            "image: {build: {ca_bundle: FILE}}",
+        ),
+        (
+            [
+                "Step 3/25 : RUN apt-get update",
+                (
+                    "Err:1 https://mirror.example.com: Certificate verification failed: The certificate is NOT trusted. The certificate "
+                    "issuer is unknown."
+                ),
+            ],
+            "The command '/bin/sh -c apt-get update' returned a non-zero code: 100",
+            "E631",
+            "image: {base: ...}",
         ),
     ],
 )
@@ -141,3 +167,30 @@ def test_an_engine_that_refuses_is_told_from_one_that_is_silent(
     assert (found.code, remedy in found.remedy) == (code, True)
     assert ("does not answer" in found.message) is not bool(said)
     assert said in found.cause
+
+
+@pytest.mark.parametrize(("code", "said"), [("E630", ""), ("E633", "write /var/lib/docker: no space left on device")])
+def test_an_engine_that_is_chosen_or_has_space_again_is_asked_to_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    """The stand-in is no builder: it refuses for another reason, once it is asked."""
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "Dockerfile").write_text('FROM scratch\nLABEL mlo.platform="linux/amd64"\n')
+
+    def refusal() -> Diagnostic:
+        with pytest.raises(DeployFailed) as failed:
+            build_image(tmp_path, BuildSettings("digits"), tmp_path / "images", lambda _: None)
+        return failed.value.diagnostics[0]
+
+    with fake_engine() as engine:
+        engine.refuses = said
+        monkeypatch.setenv("DOCKER_HOST", engine.host if said else NO_ENGINE)
+        before = refusal()
+        assert before.code == code
+        assert ("docker system prune" if said else "start the Docker Engine, or choose another one") in before.remedy
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        engine.refuses = "conflict: unable to tag"
+        asked = len(engine.asked)
+        after = refusal()
+    assert len(engine.asked) > asked
+    assert (after.code, after.message) != (before.code, before.message)

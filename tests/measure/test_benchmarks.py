@@ -69,6 +69,7 @@ def test_every_candidate_has_a_fate_and_the_failures_their_reason(measured: Step
     assert report["baseline"]["measured"]["runtime"]["runtime"] == "pytorch"
 
 
+@pytest.mark.alone
 def test_the_report_follows_from_the_raw_samples(measured: StepContext) -> None:
     report = _report(measured)
     artifact_bytes, row = report["candidates"][0]["artifact_bytes"], report["candidates"][0]["measured"]
@@ -93,6 +94,7 @@ def test_a_model_whose_range_holds_no_batch_size_is_refused(measured: StepContex
     assert caught.value.at == ("benchmark", "batch_sizes")
 
 
+@pytest.mark.alone
 def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_path: Path) -> None:
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"])
@@ -128,6 +130,7 @@ def test_a_finalist_is_measured_in_its_real_server(measured: StepContext, tmp_pa
     assert draining["seconds"] == 0, "nobody else asks it, so nobody has to notice that it stops"
 
 
+@pytest.mark.alone
 def test_a_finalist_is_measured_over_tls(measured: StepContext, tmp_path: Path) -> None:
     inputs = {**measured.inputs, "runtime": measured.output}
     context = step_context(tmp_path / "step", inputs, measured.params["candidates"], tls=True)

@@ -17,7 +17,7 @@ from orchestrator.verify.parity import compare
 
 Array = np.ndarray[Any, Any]
 PRECISIONS = list(DEFAULT_GATES)
-NOISE = {"fp32": 2e-6, "bf16": 2**-8, "int8": 0.01}
+NOISE = {"fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11, "int8": 0.01, "int4": 0.014}
 """What a right variant is off by, as a part of a column's spread or more."""
 
 

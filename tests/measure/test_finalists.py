@@ -46,3 +46,15 @@ def test_the_next_candidate_of_the_same_backend_replaces_a_failed_one(
     tried: dict[str, ServerFate], next_ones: list[str]
 ) -> None:
     assert substitutes(CANDIDATES, "latency", tried) == next_ones
+
+
+def test_beside_a_winner_with_options_of_the_runtime_the_best_with_the_usual_ones_is_started() -> None:
+    tuned = ["onnx-int8+instances=2", "onnx-int8+threads=1"]
+    candidates = [
+        *CANDIDATES[:2],
+        runtime_candidate(tuned[0], ratio=0.10, spread=0.01),
+        runtime_candidate(tuned[1], ratio=0.11, spread=0.01),
+    ]
+    assert finalists(candidates, "latency", tuned)[0] == [*tuned, "onnx-int8"]
+    assert finalists(candidates, "latency")[0] == tuned
+    assert finalists(CANDIDATES, "latency", tuned) == finalists(CANDIDATES, "latency")

@@ -15,6 +15,7 @@ from orchestrator.measure.container import require_engine
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.failures import is_transient
 from orchestrator.steps.parameters import BuildParameters, ImageParameters
+from tests.fake_engine import fake_engine
 from tests.measure.real_case import candidate, step_context, write_import, write_linear_model
 from tests.optimize.select_case import runtime_candidate, runtime_report
 
@@ -63,14 +64,19 @@ def _left() -> list[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.containers
 @pytest.mark.usefixtures("_engine")
-def test_a_server_is_measured_in_a_container_with_its_limits(tmp_path: Path) -> None:
-    context = _context(tmp_path)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_is_measured_in_a_container_with_its_limits(tmp_path: Path, tls: bool) -> None:
+    context = _context(tmp_path, tls=tls)
     server_benchmark.benchmark(context)
     (row,) = ServerReport.read(context.output).candidates
     assert row.fate == "measured", row.reason
     assert row.measured is not None
     assert row.measured.inside == "container"
+    sizes = row.measured.image
+    assert sizes is not None
+    assert sizes.total > sizes.base + sizes.model > sizes.model > 0
     assert 20 * MIB < row.measured.peak_rss < 512 * MIB  # of the processes in it
     assert row.measured.saturated is not None
     assert row.measured.saturated.cpu_seconds_per_request
@@ -78,6 +84,7 @@ def test_a_server_is_measured_in_a_container_with_its_limits(tmp_path: Path) -> 
 
 
 @pytest.mark.e2e
+@pytest.mark.containers
 @pytest.mark.usefixtures("_engine")
 def test_too_little_memory_is_named_with_the_containers_limit(tmp_path: Path) -> None:
     context = _context(tmp_path, memory=24 * MIB)
@@ -94,4 +101,7 @@ def test_without_an_engine_the_step_says_what_to_do_and_is_tried_again(monkeypat
         require_engine()
     assert caught.value.code == "E491"
     assert caught.value.remedy == "start it, or set `benchmark: {inside: process}`"
+    with fake_engine() as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        require_engine()
     assert is_transient(caught.value), "a refusal that is remembered would outlast the reason"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.machine.cpus import cpu_share
@@ -28,12 +31,19 @@ Start = Callable[..., Ask]
 
 
 @pytest.fixture
-def load_on(tmp_path: Path) -> Iterator[Start]:
+def ports() -> list[int]:
+    """Of the servers of `load_on`."""
+    return []
+
+
+@pytest.fixture
+def load_on(tmp_path: Path, ports: list[int]) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(
             *,
             answer_s: float = 0.0,
+            spread: float = 0.0,
             stall_at: int = 0,
             stall_s: float = 0.0,
             fail_from: int = 0,
@@ -43,11 +53,12 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             body: bytes = b"{}",
         ) -> Ask:
             command = [sys.executable, str(Path(__file__).with_name("slow_server.py"))]
-            command += [str(value) for value in (answer_s, stall_at, stall_s, fail_from, status)]
+            command += [str(value) for value in (answer_s, spread, stall_at, stall_s, fail_from, status)]
             server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             stack.callback(server.terminate)
             assert server.stdout is not None
             port = server.stdout.readline().strip()
+            ports.append(int(port))
             process = stack.enter_context(
                 MeasuredProcess("orchestrator.measure.load", cpu_share(2), memory=None, folder=tmp_path / "load")
             )
@@ -57,6 +68,25 @@ def load_on(tmp_path: Path) -> Iterator[Start]:
             return lambda asked: process.ask({"wire": "json", "port": int(port), "timeout": timeout, **asked}, 60)
 
         yield start
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("stall_s", [0.0, 1.0])
+def test_percentiles_are_right_within_5_percent(load_on: Start, ports: list[int], stall_s: float) -> None:
+    """The truth is the server's own: when each answer was ready, after the time at which its request was due."""
+    ask = load_on(answer_s=0.1, spread=0.4, stall_at=300, stall_s=stall_s)
+    reply = ask({"do": "schedule", "rate": 100.0, "requests": 1000, "seed": 1})
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/seen") as answer:
+        came, ready = np.array(json.load(answer)).T
+    due = np.array(arrivals(100.0, 1000, 1))
+    truth = ready - due - (came - due).min()  # the one that came soonest after it was due was sent without delay
+    for quantile in (0.5, 0.9, 0.95, 0.99):
+        found, known = (
+            percentile(reply["latencies"], quantile),
+            float(np.quantile(truth, quantile, method="inverted_cdf")),
+        )
+        assert found == pytest.approx(known, rel=0.05), quantile
+    assert (percentile(reply["latencies"], 0.95) > 0.4) is (stall_s > 0), "about a tenth of them had to wait"
 
 
 def test_a_stall_is_charged_to_every_request_that_had_to_wait(load_on: Start) -> None:

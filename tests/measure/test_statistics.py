@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from orchestrator.measure.statistics import (
     binomial_at_most,
     compare_rounds,
+    faster_by_chance,
+    holm,
     percentile,
     percentile_interval,
     quantile_test,
@@ -105,12 +107,17 @@ def test_paired_rounds_see_a_difference_through_a_drift_that_is_larger() -> None
     assert not comparison.slower
 
 
-def test_noise_is_not_a_difference() -> None:
+def test_identical_models_are_called_different_in_at_most_5_of_100_comparisons() -> None:
     draw = random.Random(2)
-    ours, theirs = ([draw.uniform(0.9, 1.1) for _ in range(12)] for _ in range(2))
-    comparison = compare_rounds(ours, theirs)
-    assert comparison.high is not None
-    assert comparison.low < 1 < comparison.high
+
+    def differ() -> bool:
+        # A machine that drifts, and in each round either one may be disturbed.
+        drift = [draw.uniform(1, 2) for _ in range(12)]
+        ours, theirs = ([each * (1 + draw.expovariate(20)) for each in drift] for _ in range(2))
+        comparison = compare_rounds(ours, theirs)
+        return comparison.faster or comparison.slower
+
+    assert sum(differ() for _ in range(2000)) / 2000 <= 0.05
 
 
 def test_the_sign_test_interval_of_ten_rounds_drops_one_at_either_end() -> None:
@@ -122,6 +129,19 @@ def test_five_rounds_prove_nothing() -> None:
     comparison = compare_rounds([0.5] * 5, [1.0] * 5)
     assert (comparison.low, comparison.high) == (0.0, None)
     assert not comparison.faster
+
+
+def test_the_chance_of_being_faster_in_so_many_rounds_counts_ties_against_it() -> None:
+    assert faster_by_chance([0.9] * 6) == pytest.approx(1 / 64)
+    assert faster_by_chance([0.9] * 5 + [1.0]) == pytest.approx(7 / 64)
+
+
+def test_claims_are_held_against_what_is_left_of_the_risk() -> None:
+    """A third of the risk for the first claim, half for the second, all for the last."""
+    assert holm({"a": 0.02, "b": 0.015, "c": 0.04}, 0.05) == {"a", "b", "c"}
+    assert holm({"a": 0.03, "b": 0.015, "c": 0.04}, 0.05) == {"b"}
+    assert holm({"a": 0.02, "b": 0.02, "c": 0.02}, 0.05) == frozenset(), "none is below a third"
+    assert holm({}, 0.05) == frozenset()
 
 
 def test_rounds_must_be_pairs() -> None:

@@ -39,6 +39,13 @@ def _run(candidates: list[RuntimeCandidate], settings: SweepSettings, scratch: P
     return {measured.name: measured for measured in sweep(candidates, settings, scratch, _silent)}
 
 
+def test_several_instances_are_called_at_once(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
+    two = replace(sleeper("two", seconds=0.1), instances=2)
+    found = numbers(_run([two], settings(batch_sizes=(4,)), tmp_path)["two"]).batches[0]
+    assert 0.1 <= found.p50 < 0.19, "one after the other, they would take 0.2 s"
+    assert found.rows_per_second == pytest.approx(2 * 4 / found.mean)
+
+
 @pytest.mark.alone
 def test_measured_times_are_those_slept(sleeper: Sleeper, settings: Settings, tmp_path: Path) -> None:
     one = sleeper("one", seconds=0.004, per_row=0.001, load=0.1, first_call=0.05)
@@ -110,11 +117,14 @@ def test_out_of_memory_ends_the_sweep_with_the_largest_batch_that_fits(
 def test_a_model_that_does_not_fit_is_out_of_memory_at_load(
     sleeper: Sleeper, settings: Settings, tmp_path: Path
 ) -> None:
-    found = _run([sleeper("huge", load_mebibytes=500)], settings(memory=2**28), tmp_path)
+    found = _run([sleeper("huge", load_mebibytes=200)], settings(memory=2**28), tmp_path)
     assert found["huge"].fate == "out of memory"
     assert re.fullmatch(r"it needs at least \d+ MiB to load: `hardware.memory` is 256Mi", found["huge"].reason)
     assert found["huge"].error is not None
-    assert found["huge"].error.remedy == "raise `hardware.memory`"
+    assert (found["huge"].error.code, found["huge"].error.remedy) == ("E403", "raise `hardware.memory`")
+    (tmp_path / "more").mkdir()
+    more = _run([sleeper("huge", load_mebibytes=200)], settings(memory=3 * 2**28), tmp_path / "more")
+    assert more["huge"].fate == "measured"
 
 
 def test_a_model_that_a_library_cannot_load_for_lack_of_memory_is_out_of_memory_too(

@@ -164,3 +164,23 @@ def test_the_baseline_is_compared_round_by_round(sleeper: Sleeper, settings: Set
     assert latency.faster
     assert 0.1 < latency.ratio < 0.7
     assert (throughput.rows, throughput.baseline_rows) == (4, 4)
+
+
+def test_what_cannot_be_loaded_in_time_is_not_measured(sleeper: Sleeper, settings: Settings, run: Run) -> None:
+    candidates = [sleeper(f"c{number}", seconds=0.002) for number in range(20)]
+    found = run(candidates, settings(batch_sizes=(1,), time_budget=4.0, warming=0.1, loading=0.75))
+    fates = [found[each.name].fate for each in candidates]
+    loaded = fates.count("measured")
+    assert 2 < loaded < 20
+    assert fates == ["measured"] * loaded + ["not measured"] * (20 - loaded)
+    assert found["c19"].reason == "there was no time to load it"
+    assert all(len(found[each.name].samples[1]) == 6 for each in candidates[:loaded]), "turns are left for the others"
+
+
+def test_two_are_loaded_however_late_it_is(
+    sleeper: Sleeper, settings: Settings, machine: Machine, tmp_path: Path
+) -> None:
+    candidates = [sleeper(name, seconds=0.002) for name in ("a", "b", "c")]
+    late = settings(batch_sizes=(1,), time_budget=0.1, loading=0.75)
+    found = sweeping.sweep(candidates, late, tmp_path, lambda *_: None)
+    assert [(each.fate, len(each.samples)) for each in found] == [("measured", 1), ("measured", 1), ("not measured", 0)]

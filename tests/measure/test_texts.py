@@ -105,6 +105,7 @@ def test_calls_with_texts_are_timed(tmp_path: Path) -> None:
         "arguments": arguments,
         "samples": str(tmp_path / "samples.npz"),
         "batched": True,
+        "instances": 1,
     }
     assert measured.open(command)["facts"]["runtime"] == "onnxruntime"
     for rows in (1, 8, 20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_IMODE
@@ -13,10 +14,11 @@ import pytest
 
 from orchestrator.backends.wire import encode_message, grpc_prefixed
 from orchestrator.machine.cpus import cpu_share
-from orchestrator.measure.certificate import make_certificate
+from orchestrator.measure.certificate import STARTED_HERE, make_certificate
 from orchestrator.measure.generator_limit import generator_limit
 from orchestrator.measure.load_connections import http_request
 from orchestrator.measure.session import MeasuredProcess
+from orchestrator.measure.tls_socket import TlsSocket
 from orchestrator.spec.certificates import flaw_of
 from orchestrator.steps.server_options import ServerTls
 from tests.server.conftest import add_model, starting
@@ -53,7 +55,8 @@ def opened(generator: MeasuredProcess, folder: Path, wire: str, *, tls: bool = T
     if wire == "grpc":
         request = grpc_prefixed(encode_message("m", {name: np.array([[1, 2, 3]], np.float32) for name in "xy"}))
     (folder / "request").write_bytes(request)
-    command = {"do": "open", "wire": wire, "requests": [str(folder / "request")], "limit": 64, "tls": tls}
+    command = {"do": "open", "wire": wire, "requests": [str(folder / "request")], "limit": 64}
+    command["tls"] = STARTED_HERE if tls else None
     generator.ask(command, 60)
 
 
@@ -76,6 +79,29 @@ def test_requests_are_answered_on_a_schedule_and_at_saturation(
     found = generator.ask(saturate(wire, ports[wire]), 60)
     assert found["answered"] >= 16
     assert (found["errors"], found["refused"]) == ({}, {})
+
+
+def test_many_handshakes_at_once_do_not_end_a_server(
+    ports: dict[str, int], generator: MeasuredProcess, tmp_path: Path
+) -> None:
+    """Where gRPC was given its certificate anew at each handshake, the process died of them, mostly within these turns."""
+    pytest.importorskip("grpc")
+    pytest.importorskip("h2")
+    opened(generator, tmp_path, "grpc")
+    turn = {**saturate("grpc", ports["grpc"]), "connections": 64, "seconds": 0.02, "answers": 64}
+    for _ in range(40):
+        assert generator.ask(turn, 60)["errors"] == {}
+
+
+def test_a_connection_that_ends_without_a_farewell_is_lost_like_any_other() -> None:
+    class Ended:
+        def send(self, data: bytes) -> int:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+
+    lost = object.__new__(TlsSocket)
+    lost._tls = Ended()  # type: ignore[assignment] # the end of a real one comes at no known time
+    with pytest.raises(ConnectionResetError):
+        lost.send(b"request")
 
 
 def test_a_plain_server_is_an_error_for_each_connection(

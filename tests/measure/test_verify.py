@@ -84,6 +84,21 @@ def failed(verdict: dict[str, Any]) -> set[str]:
     return {gate["gate"] for gate in verdict["gates"] if not gate["passed"]}
 
 
+def test_the_row_that_points_elsewhere_is_named_where_the_spec_asks_for_rows(tmp_path: Path) -> None:
+    tilted = WEIGHT + np.float32(0.2) * np.ascontiguousarray(WEIGHT[:, ::-1])
+
+    verdict = run(
+        tmp_path, write_import(tmp_path / "import"), write_variant(tmp_path / "variant", tilted), "int8",
+        min_row_cosine=0.999,
+    )  # fmt: skip
+
+    (gate,) = [gate for gate in verdict["gates"] if gate["gate"] == "min_row_cosine"]
+    (samples,) = [case["outputs"]["scores"] for case in verdict["cases"] if case["case"] == "all samples"]
+    assert (gate["passed"], gate["case"]) == (False, "all samples")
+    assert gate["measured"] == samples["row_cosine"] < samples["cosine"]
+    assert gate["detail"].startswith(f"row {samples['farthest_row']} has ")
+
+
 def test_the_same_model_passes_every_gate(tmp_path: Path) -> None:
     verdict = run(tmp_path, write_import(tmp_path / "import"), write_variant(tmp_path / "variant"))
 

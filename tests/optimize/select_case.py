@@ -31,6 +31,7 @@ from orchestrator.artifacts.server_report import (
     MeasuredLevel,
     MeasuredProgram,
     OpenLoop,
+    OtherProcesses,
     P99Level,
     Saturation,
     ServerFate,
@@ -202,17 +203,31 @@ def server_candidate(
     wires: tuple[WireResult, ...] | None = None,
     knee: float | None = 400.0,
     longest: float = 0.05,
+    others: OtherProcesses | None = None,
 ) -> CandidateServerResult:
     """Of the server benchmark; its verdict follows from `over` of `samples`, `spread` is that of every number."""
     found = quantile_test([1.0] * over + [0.0] * (samples - over), 0.5)
     level = None
+    disturbed = found.status == "missed" and others is not None and others.disturbed > 0
     if limit is not None:
-        level = P99Level(**asdict(found), limit=limit, quantile=0.99, confidence=0.99, generator_late=False)
+        level = P99Level(
+            **asdict(found) | ({"status": "inconclusive"} if disturbed else {}),
+            limit=limit,
+            quantile=0.99,
+            confidence=0.99,
+            generator_late=False,
+            disturbed=disturbed,
+        )
     carried = None
     if wanted is not None:
         met = rows_per_second >= wanted
         carried = ThroughputLevel(
-            wanted=wanted, reached=rows_per_second, met=met, generator_late=False, generator_limited=False
+            wanted=wanted,
+            reached=rows_per_second,
+            met=met,
+            generator_late=False,
+            generator_limited=False,
+            disturbed=False,
         )
     wires = wires or (wire_result(),)
     measured = ServerMeasurement(
@@ -220,6 +235,7 @@ def server_candidate(
         wires=wires,
         settings=SETTINGS,
         inside="process",
+        image=None,
         program=program,
         ready_seconds=ready,
         first_request_seconds=0.01,
@@ -253,8 +269,9 @@ def server_candidate(
         if level is None
         else NotMeasured(reason="it is not proven that it holds the limit")
         if knee is None or level.status != "met"
-        else Knee(**times(p99 / 2, p99), rate=knee, level=level, cpus=knee * cpu),
+        else Knee(**times(p99 / 2, p99), rate=knee, level=level, cpus=knee * cpu, unsearched=""),
         longest_request=longest,
+        others=others,
     )
     return CandidateServerResult(
         **dict(candidate_identity(_candidate(candidate(variant)))),

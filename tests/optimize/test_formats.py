@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator.backends.table import backend, backends_of
 from orchestrator.frameworks.source.runtime import RUNTIMES
-from orchestrator.optimize.formats import FORMATS, Transform, Unsupported
+from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.optimize.transform import Transform, Unsupported
 from orchestrator.spec.gates import Precision
 from orchestrator.spec.models import Format
 from orchestrator.spec.source_models import SourceKind

@@ -50,8 +50,10 @@ def test_too_few_rounds_leave_it_undecided_and_more_time_is_the_remedy(tmp_path:
     assert caught.value.code == "E502"
     why = "onnx-fp32: undecided: only measured for 4 rounds; comparing it with the baseline takes 6"
     assert caught.value.notes == (why,)
-    assert "optimize.time_budget" in caught.value.remedy
+    assert "raise `optimize.time_budget`" in caught.value.remedy
     assert "the time budget ended before" in caught.value.cause
+    longer = [runtime_candidate(FP32, ratio=0.3, rounds=6)]
+    select(context(tmp_path / "longer", [candidate(FP32)], longer, [server_candidate(FP32)]))
 
 
 def test_when_none_meets_the_slo_the_run_fails_and_shows_how_far_each_is(tmp_path: Path) -> None:

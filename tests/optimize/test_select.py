@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -234,7 +235,7 @@ def test_each_gate_is_shown_beside_its_limit_for_every_candidate(tmp_path: Path)
     made = context(
         tmp_path,
         [candidate(FP32), candidate(INT8)],
-        [runtime_candidate(FP32), not_timed(INT8, "not measured", "not measured: it failed verification")],
+        [runtime_candidate(FP32, ratio=0.4), not_timed(INT8, "not measured", "not measured: it failed verification")],
         [server_candidate(FP32)],
         verdicts=verdicts,
     )
@@ -244,6 +245,9 @@ def test_each_gate_is_shown_beside_its_limit_for_every_candidate(tmp_path: Path)
     assert decision.candidates[0].gates == tuple(good)
     assert decision.candidates[0].accuracy == share
     lines = click.unstyle(decision_text(decision)).splitlines()
+    assert " 2.5x " in next(
+        line for line in lines if line.startswith(FP32)
+    )  # by the comparison in turns, as in the report
     start = next(number for number, line in enumerate(lines) if line.startswith("verified"))
     assert [line.split("  ") for line in (re.sub(" {2,}", "  ", each) for each in lines[start : start + 3])] == [
         ["verified", "max_abs_error", "min_cosine", "accuracy (original)"],
@@ -324,3 +328,25 @@ def test_a_model_for_devices_does_not_win_if_a_server_is_required(tmp_path: Path
 
     candidates = json.loads((case.output / "decision.json").read_text("utf-8"))["candidates"]
     assert {c["variant"]: c["fate"] for c in candidates}["tflite-int8"] == "for devices"
+
+
+def test_what_a_search_dropped_has_its_fate_and_a_row_even_if_it_was_never_made(tmp_path: Path) -> None:
+    rows = [candidate("onnx-fp32"), candidate("onnx-int8")]
+    case = context(tmp_path, rows, [runtime_candidate("onnx-fp32")], [server_candidate("onnx-fp32")])
+    never_made = {**case.params["candidates"][0], "candidate": "onnx-fp32+threads=1"}
+    case.params["candidates"].append(never_made)
+    case.params["steps"]["onnx-fp32+threads=1"] = ["convert.onnx", "verify.onnx-fp32+threads=1"]
+    searched = {
+        "onnx-int8": {"fate": "did not help", "reason": "it takes 1.10 times as long as onnx-fp32"},
+        "onnx-fp32+threads=1": {"fate": "not tried", "reason": "there was no time"},
+    }
+    notes = ["the search did not begin"]
+    case = replace(case, params={**case.params, "searched": searched, "search_notes": notes})
+
+    assert select(case)["winner"] == "onnx-fp32"
+
+    decision = json.loads((case.output / "decision.json").read_text("utf-8"))
+    told = {c["candidate"]: (c["fate"], c["reason"]) for c in decision["candidates"]}
+    assert told["onnx-int8"] == ("did not help", "it takes 1.10 times as long as onnx-fp32")
+    assert told["onnx-fp32+threads=1"] == ("not tried", "there was no time")
+    assert "the search did not begin" in decision["notes"]

@@ -124,6 +124,7 @@ def test_a_missing_package_for_traces_is_told_while_planning(tmp_path: Path) -> 
     assert error.message == "`serving.traces` needs opentelemetry-exporter-otlp-proto-http, which is not installed"
     assert error.span is not None
     require_server_tools(_loaded(tmp_path, "backend: auto"), here)
+    require_server_tools(loaded, observed)  # where it is installed, as it is here
 
 
 def test_the_places_of_the_certificate_reach_the_render_step_and_the_benchmark(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.artifacts.decision import Decision
 from orchestrator.artifacts.measurement import NotMeasured
-from orchestrator.artifacts.server_report import CandidateServerResult
+from orchestrator.artifacts.server_report import CandidateServerResult, OtherProcesses
 from orchestrator.cli.decision_text import candidate_text, decision_text
 from orchestrator.select.service_level import distance_text, service_level
 from orchestrator.select.step import select
@@ -61,8 +61,27 @@ def test_a_server_that_refused_requests_can_win_and_says_how_often_it_refused(tm
         decide(context(tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [busy]))
     assert caught.value.code == "E501"
     assert "it refused 40 of 1400 requests as too busy: 40 with status 503" in caught.value.notes[0]
+    assert "accept the best candidate with `slo: {enforce: false}`" in caught.value.remedy
     decision = decide(context(tmp_path / "b", [candidate(FP32)], [runtime_candidate(FP32)], [busy], enforce=False))
     assert decision["winner"]["variant"] == FP32
+
+
+def test_a_limit_that_a_busy_machine_missed_is_not_proven_and_the_evidence_says_how_busy_it_was(tmp_path: Path) -> None:
+    others = OtherProcesses(cpus=0.48, disturbed=2, again=8)
+    server = server_candidate(FP32, p99=0.0464, over=100, others=others)
+    with pytest.raises(StepError) as caught:
+        decide(context(tmp_path / "a", [candidate(FP32)], [runtime_candidate(FP32)], [server]))
+    assert caught.value.diagnostic.message == "no candidate is proven to meet the SLO"
+    assert caught.value.remedy.startswith(
+        "measure again with `mlo apply SPEC --replace benchmark.server` when less else runs on this machine"
+    )
+    decision = decide(context(tmp_path / "b", [candidate(FP32)], [runtime_candidate(FP32)], [server], enforce=False))
+    assert decision["candidates"][0]["slo"] == "inconclusive"
+    assert any("SLO not proven" in note for note in decision["notes"])
+    assert (
+        "other processes used the CPUs while servers were measured: onnx-fp32: 48 %, 8 segments measured again, 2 still disturbed"
+        in decision["notes"]
+    )
 
 
 def test_one_that_meets_the_slo_wins_over_one_that_does_not(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.engine.observing import observe_here
 from orchestrator.machine.here import Here, NotObserved
 from orchestrator.optimize.candidates import candidates, refusal
-from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.optimize.transform import Unsupported
 from orchestrator.optimize.variants import Candidate, Pass
 from orchestrator.plan.compile import plan_of
 from orchestrator.plan.expand import expand
@@ -174,10 +175,12 @@ def test_a_pass_takes_its_own_options_and_a_name_that_a_folder_can_have(found: l
     ("options", "reason"),
     [
         ({"method": "the/best"}, "cannot be 'the/best'"),
-        ({"method": "best"}, "method of int8 is one of auto, static, dynamic, not 'best'"),
+        ({"method": "best"}, "method of int8 is one of auto, static, dynamic, weights, not 'best'"),
         ({"percentile": 50.0}, "percentile of int8 is from 90 to 100, not 50.0"),
         ({"smoothing": 1.5}, "smoothing of int8 is from 0 to 1, not 1.5"),
         ({"smoothing": float("nan")}, "smoothing of int8 is from 0 to 1, not nan"),
+        ({"types": "s8u8"}, "types of int8 is one of u8s8, u8u8, s8s8, not 's8u8'"),
+        ({"exclude": "some"}, "exclude of int8 is one of none, auto, not 'some'"),
         ({"weight_bits": 4}, "weight_bits of int8 is one of auto, 7, 8, not 4"),
     ],
 )
@@ -188,7 +191,7 @@ def test_options_of_a_pass_are_checked_when_they_are_made(options: dict[str, Any
 
 def test_a_long_name_stays_short_enough_for_a_file_and_of_its_own(found: list[Candidate]) -> None:
     assert not isinstance(INT8, Unsupported)
-    every = OnnxInt8Options("static", 99.9999, 0.123456, 8)
+    every = OnnxInt8Options(method="static", percentile=99.9999, smoothing=0.123456, weight_bits=8)
     several = [replace(found[0].variant, passes=(*(Pass("int8", INT8, every),) * count,)) for count in (2, 3, 4)]
     names = [replace(found[0], variant=variant).name for variant in several]
     assert len(set(names)) == 3

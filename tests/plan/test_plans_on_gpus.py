@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.report import render_text
+from orchestrator.cli.diagnostics_text import render_text
 from orchestrator.engine.observing import observe_here
 from orchestrator.errors import SpecInvalid
 from orchestrator.machine.here import Here
@@ -90,9 +90,12 @@ def test_a_machine_without_gpus_says_so_at_the_line_that_asks(load: Load, tmp_pa
 
 def test_a_machine_with_fewer_gpus_says_how_many_it_has(load: Load, tmp_path: Path) -> None:
     said = shown(lambda: required(load(SPEC), write_gpus(tmp_path / "machine")))
+    assert said.startswith("error[E205]: the spec asks for 2 GPUs")
     assert "9 | hardware: {cpus: 4, accelerator: cuda, count: 2}\n" in said
     assert "                                              ^ this machine has 1 NVIDIA GPU\n" in said
     assert "or ask for 1 with `hardware.count`" in said
+    required(load(SPEC.replace("count: 2", "count: 1")), tmp_path / "machine")
+    required(load(SPEC), write_gpus(tmp_path / "another", (H100, H100)))
 
 
 def test_gpus_do_not_matter_for_a_spec_for_cpus(load: Load, tmp_path: Path, machine: Path) -> None:

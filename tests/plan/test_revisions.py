@@ -10,8 +10,9 @@ import pytest
 
 from orchestrator.backends.table import backends_of
 from orchestrator.engine.observing import observe_here
-from orchestrator.optimize.formats import FORMATS, Unsupported
+from orchestrator.optimize.formats import FORMATS
 from orchestrator.optimize.sources import SOURCES
+from orchestrator.optimize.transform import Unsupported
 from orchestrator.plan.compile import compile_plan
 from orchestrator.plan.found import planned_model
 from orchestrator.plan.keys import key_parts, step_key

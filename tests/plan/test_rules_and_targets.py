@@ -158,6 +158,16 @@ def test_a_file_that_may_hold_more_than_weights_says_nothing_of_their_size(plann
     assert backends(plan) == set(backends_of("onnx"))
 
 
+def test_whether_a_service_level_decides_changes_nothing_that_is_measured(planned: Planned) -> None:
+    changed = {
+        step.id
+        for step in planned(KERAS + "slo: {p99_latency: 50ms}\n").steps
+        if step.params != planned(KERAS + "slo: {p99_latency: 50ms, enforce: false}\n").step(step.id).params
+    }
+
+    assert changed == {"select"}
+
+
 def test_a_candidate_with_a_server_can_prove_a_service_level_for_a_folder(planned: Planned) -> None:
     plan = planned(KERAS + "deploy: {target: folder, path: out}\nslo: {p99_latency: 50ms}\n")
 

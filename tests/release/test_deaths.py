@@ -65,7 +65,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     stand_in = StandIn()
-    for module in ("release.go_live", "targets.local.target"):
+    for module in ("release.go_live", "targets.local.launching"):
         monkeypatch.setattr(f"orchestrator.{module}.serving_backend", lambda _: stand_in)
     monkeypatch.setattr(GoLive, "_check", lambda *_: None)
     made = Machine(tmp_path)
@@ -118,9 +118,9 @@ def test_a_supervisor_that_dies_during_the_switch_does_not_affect_the_good_revis
     machine.deploy(1)
     switch = LocalTarget.switch
 
-    def killed_first(target: LocalTarget, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def killed_first(target: LocalTarget, revision: int) -> tuple[str, ...]:
         machine.kill_supervisor()
-        return switch(target, revision, share)
+        return switch(target, revision)
 
     with monkeypatch.context() as killing:
         killing.setattr(LocalTarget, "switch", killed_first)
@@ -166,7 +166,8 @@ def test_remains_of_a_dead_run_do_not_keep_a_deployment_alive(
     machine.served.supervisor().suspend()
     for name in ("_STOP_SECONDS", "_ASK_SECONDS"):
         monkeypatch.setattr(f"orchestrator.targets.local.lifetime.{name}", 0.5)
-    monkeypatch.setattr("orchestrator.targets.local.target.ask", lambda *args, **_: ask(*args, seconds=0.5))
+    for module in ("observing", "lifetime"):
+        monkeypatch.setattr(f"orchestrator.targets.local.{module}.ask", lambda *args, **_: ask(*args, seconds=0.5))
     removed = remove(machine.store, "digits", ignore, 5)
     (note,) = removed.notes
     assert "although its last run cannot be recovered: the supervisor of digits does not answer" in note

@@ -122,8 +122,10 @@ _PLATFORM = "apiVersion: mlo/v1\nkind: Platform\n"
 
 _TLS = "serving: {{tls: {{certificate: /run/digits/tls.crt, key: {key}}}}}\n"
 _ELSEWHERE = "deploy: {target: folder, path: shelf}\n"
+_KSERVE = "deploy: {target: kubernetes, as: inference-service}\n"
 _IN_GIT = "image: {{registry: registry.example.com}}\ndeploy: {{target: gitops, path: out, {}}}\n"
-_CLUSTER = "deploy: {target: kubernetes}\nimage: {registry: registry.example.com/models}\n"
+_STEPS = "deploy: {{{}, strategy: {{canary: {{steps: [{}]}}}}}}\n"
+_ROUTE = "ingress: {class_name: nginx, hosts: [a.example.com], from_namespace: edge, gateway: {name: public}}"
 
 
 def _image(more: str) -> str:
@@ -246,7 +248,26 @@ SPEC_CASES = [
         _said(r"such as (\S+)$"),
     ),
     SpecCase(
-        "E483", BASE + _TLS.format(key="/run/digits/tls.key") + _CLUSTER, "remove `tls`", _changed(_TLS.format(key="/run/digits/tls.key"), "")
+        "E679",
+        BASE + _TLS.format(key="/run/digits/tls.key") + _KSERVE,
+        "remove it",
+        _changed(_TLS.format(key="/run/digits/tls.key"), ""),
+    ),
+    SpecCase(
+        "E679",
+        BASE + _TLS.format(key="/run/digits/tls.key") + _KSERVE,
+        "deploy `as: deployment`",
+        _changed("as: inference-service", "as: deployment"),
+    ),
+    SpecCase("E623", BASE + _STEPS.format("target: local", "50%"), "remove it", _changed(_STEPS.format("target: local", "50%"), "")),
+    SpecCase(
+        "E623",
+        BASE + _STEPS.format("target: kubernetes, as: inference-service", "50%"),
+        "deploy `as: deployment`",
+        _changed("as: inference-service", "as: deployment"),
+    ),
+    SpecCase(
+        "E623", BASE + _STEPS.format("target: local", "50%"), "deploy with `target: kubernetes`", _changed("target: local", "target: kubernetes")
     ),
     SpecCase(
         "E283",
@@ -268,6 +289,31 @@ SPEC_CASES = [
             "LoadBalancer", f"LoadBalancer, requests_from: {re.findall(r'such as `(.+)`$', found.remedy)[0]}"
         ),
     ),
+    SpecCase(
+        "E138",
+        BASE + "image: {build: {wheelhouse: /, pip_index: 'https://pypi.example.com/simple'}}\n",
+        "remove one of them",
+        _changed("wheelhouse: /, ", ""),
+    ),
+    SpecCase("E280", BASE + _IN_GIT.format("values: {podLabelz: {}}"), "did you mean `podLabels`?", _meant),
+    SpecCase("E280", BASE + _IN_GIT.format("values: {shutdown: {drain: 5}}"), "drainSeconds", _said(r"(drainSeconds)")),
+    SpecCase("E280", BASE + _IN_GIT.format("values: {podLabels: {a b: c}}"), "such as `example.com/team`", _said(r"such as `(.+?)`")),
+    SpecCase("E281", BASE + _IN_GIT.format("values: {image: {digest: x}, podLabels: {}}"), "remove it", _changed("image: {digest: x}, ", "")),
+    SpecCase("E282", BASE + _IN_GIT.format(_ROUTE), "remove `class_name`", _changed("class_name: nginx, ", "")),
+    SpecCase("E282", BASE + _IN_GIT.format(_ROUTE), "or remove `gateway`", _changed(", gateway: {name: public}", "")),
+    SpecCase(
+        "E670",
+        BASE + "deploy: {target: gitops, path: out}\n",
+        "add `image: {registry:",
+        lambda text, found: text + re.findall(r"add `(image: .+?)`", advice(found))[0] + "\n",
+    ),
+    SpecCase(
+        "W106",
+        BASE + _STEPS.format("target: kubernetes", "10%"),
+        "min: 9, max: 9",
+        lambda text, found: text + re.findall(r"add `(.+?)`", found.remedy)[0] + "\n",
+    ),
+    SpecCase("W106", BASE + _STEPS.format("target: kubernetes", "10%"), "begin with `50%`", _changed("10%", "50%")),
     SpecCase("W101", BASE.replace("max: 64}}", "max: 64}, width: {max: 8}}"), "remove it", _without(", width: {max: 8}")),
     SpecCase(
         "W102",

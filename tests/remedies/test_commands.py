@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,9 +17,15 @@ import click
 import numpy as np
 import pytest
 
+from orchestrator.cli.build import require_registry
 from orchestrator.cli.main import cli
+from orchestrator.cli.options import open_store
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import MloError
+from orchestrator.engine.apply import plan_from_file
+from orchestrator.engine.planning import make_plan
+from orchestrator.errors import MloError, StalePlan, UsageError
+from orchestrator.plan.plan_file import read_plan_file
+from orchestrator.spec.catalogue import codes
 from orchestrator.store.home import Home
 from orchestrator.store.state import Deployment, PlacementRecord, StateFile
 from orchestrator.targets.local.placement import LocalPlacement
@@ -196,7 +203,45 @@ def _own_home(found: Diagnostic) -> None:
     os.environ["MLO_HOME"] = str(Path("../another").resolve())  # the fixture restores it
 
 
+def _twin(name: str) -> Callable[[], None]:
+    """A second spec beside the first, of this name."""
+    return lambda: _write("twin.yaml", Path("digits.yaml").read_text().replace("  name: digits", f"  name: {name}"))
+
+
+def _both(deploy: str) -> Callable[[], None]:
+    """Two specs, of two names, with these keys under `deploy:`."""
+
+    def write() -> None:
+        _spec("deploy: {target: local}", f"deploy: {deploy}")()
+        _twin("twin")()
+
+    return write
+
+
+def _elsewhere(place: str, other: str) -> Callable[[Diagnostic], None]:
+    return _after(lambda: _write("twin.yaml", Path("twin.yaml").read_text().replace(place, other)))
+
+
+def _write(file: str, text: str) -> None:
+    Path(file).write_text(text)
+
+
 _WRONG_PIN = _spec("weights: digits.safetensors ", f"weights: digits.safetensors\n    sha256: {'0' * 64} ")
+
+
+def _in_a_model() -> None:
+    """A model's folder that holds the store, so that `mlo init` ends before it reads anything (E146)."""
+    Path("ranker").mkdir()
+    Path("ranker/saved_model.pb").write_bytes(b"\x08\x01\x12\x02")
+    Path("ranker.yaml").touch()
+    os.environ["MLO_HOME"] = str(Path("ranker/.mlo").resolve())  # the fixture restores it
+
+
+def _made_by_hand() -> None:
+    _in_a_model()
+    Path("ranker.yaml").unlink()
+    np.savez("ranker-samples.npz", x=np.zeros(3))
+
 
 CASES = [
     CommandCase("E100", "plan digit.yaml", "digits.yaml", lambda found: f"plan {_said(r'(digits[.]yaml)', found)}"),
@@ -204,12 +249,21 @@ CASES = [
     CommandCase("E200", "plan --bogus", "--help", lambda _: "plan --help"),
     CommandCase("E201", "plan digits.yaml", "set `serving.backend: auto`", _after(_spec("backend: torchserve", "backend: auto")), _onnx_on_torchserve),
     CommandCase("E204", "plan digits.yaml", "write the new sha256", _pinned, _WRONG_PIN),
+    CommandCase("E206", "apply digits.yaml twin.yaml", "give one of them another `metadata.name`", _after(_twin("twin")), _twin("digits")),
+    CommandCase("E206", "apply digits.yaml digits.yaml", "or leave it out", lambda _: "apply digits.yaml"),
+    CommandCase("E206", "apply digits.yaml twin.yaml", "give one of them another `deploy.path`", _elsewhere("out/../shelf", "other"), _both("{target: folder, path: out/../shelf}")),
+    CommandCase("E206", "apply digits.yaml twin.yaml", "give one of them another `deploy.port`", _elsewhere("18471", "18473"), _both("{target: local, port: 18471}")),
     CommandCase("E210", "show digits.npz", "`mlo plan SPEC --out FILE`", _plan_and_show),
     CommandCase("E211", "show plan.json", "`mlo plan SPEC --out FILE`", _plan_and_show, _saved_plan(format=0)),
     CommandCase("E213", "plan digits.yaml --replace convert.onx", "did you mean", lambda found: f"plan digits.yaml --replace {_said(r'did you mean `(.+?)`', found)}"),
     CommandCase("E214", "apply plan.json --replace convert.onnx", "or plan again", lambda found: _command(found).replace("SPEC", "digits.yaml"), _saved_plan()),
     CommandCase("E215", "destroy digits", "add --yes", lambda found: f"destroy digits {_said(r'add (--yes)', found)}", _deployed),
     CommandCase("E217", "explain digits.yaml convert.onx", "did you mean", lambda found: f"explain digits.yaml {_said(r'did you mean `(.+?)`', found)}"),
+    CommandCase("E145", "init ranker", "with --output", lambda _: "init ranker --output other.yaml", _in_a_model),
+    CommandCase("E145", "init ranker", "overwrite it with --force", lambda found: f"init ranker {_said(r'(--force)', found)}", _in_a_model),
+    CommandCase("E145", "init ranker --output new/ranker.yaml", "create it", _after(lambda: Path("new").mkdir()), _in_a_model),
+    CommandCase("E145", "init ranker", "use them with --samples", lambda found: f"init ranker {_said(r'(--samples [^,]+),', found)}", _made_by_hand),
+    CommandCase("E145", "init ranker", "or choose another --name", lambda _: "init ranker --name other", _made_by_hand),
     CommandCase("E340", "plan digits.yaml", "numpy.savez", _restored("digits.npz"), lambda: Path("digits.npz").write_bytes(b"text")),
     CommandCase("E341", "plan digits.yaml", "rename `images`", _after(_samples(lambda a: {**a, "image": a["images"]})), _samples(lambda a: {"images": a["image"]})),
     CommandCase("E342", "plan digits.yaml", "save it as float32", _after(_samples(lambda a: {"image": a["image"].astype(np.float32)})), _samples(lambda a: {"image": a["image"].astype(str)})),
@@ -236,3 +290,47 @@ def test_following_the_help_makes_the_refusal_go_away(case: CommandCase) -> None
     after = _run(case.follow(found) or case.command)
 
     assert case.code not in {each.code for each in after}, after
+
+
+@pytest.mark.usefixtures("project")
+def test_a_plan_that_is_stale_is_made_again_with_the_command_that_is_named() -> None:
+    assert _run("plan digits.yaml --out plan.json") == ()
+    _spec("p99_latency: 20ms", "p99_latency: 30ms")()
+
+    def planned(file: str) -> object:
+        """As `mlo apply FILE` begins."""
+        (saved,) = read_plan_file(Path(file))
+        return plan_from_file(Path(file), saved, open_store())
+
+    with pytest.raises(StalePlan) as caught:
+        planned("plan.json")
+    (found,) = caught.value.diagnostics
+    assert found.code == "E212"
+    assert _run(_command(found).replace("SPEC", "digits.yaml").replace("FILE", "new.json")) == ()
+    planned("new.json")
+
+
+@pytest.mark.usefixtures("project")
+def test_an_image_is_pushed_where_the_registry_that_is_added_says() -> None:
+    def asked() -> None:
+        """As `mlo push` begins."""
+        require_registry(make_plan(Path("digits.yaml"), open_store()))
+
+    with pytest.raises(UsageError) as caught:
+        asked()
+    (found,) = caught.value.diagnostics
+    assert found.code == "E632"
+    _spec("deploy: {target: local}", f"{_said(r'add `(image: .+?)`', found)}\ndeploy: {{target: local}}")()
+    asked()
+
+
+@pytest.mark.usefixtures("project")
+def test_what_was_declined_is_done_with_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _deployed()
+    terminal = io.StringIO("n\n")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+    (declined,) = _run("destroy digits")
+    assert declined.code == "E219"
+    assert "`--yes` applies without asking" in codes()["E219"][1]
+    assert _run("destroy digits --yes") == ()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -144,3 +145,24 @@ def test_an_object_among_the_weights_is_saved_as_a_state_dict(tmp_path: Path) ->
     (tmp_path / "again").mkdir()
     save_file(_TRAINED, tmp_path / "again" / "weights.safetensors")
     run(tmp_path / "again", source, tmp_path / "again" / "weights.safetensors", project=tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_whole_checkpoint_is_saved_again_as_tensors_by_either_line(tmp_path: Path, number: int) -> None:
+    weights = tmp_path / "checkpoint.pt"
+    torch.save({**_TRAINED, "epoch": 3}, weights)
+    (tmp_path / "net_of_a_checkpoint.py").write_text(NET, encoding="utf-8")
+    source = {"kind": "pytorch", "factory": "net_of_a_checkpoint:Net"}
+    with pytest.raises(StepError) as caught:
+        run(tmp_path, source, weights, project=tmp_path)
+    assert caught.value.code == "E308"
+    line = caught.value.remedy.partition(": ")[2].split(", or ")[number]
+    (name,) = re.findall(r'"(model\.\w+)"', line)
+    again = tmp_path / "again"
+    again.mkdir()
+    line = line.replace(name, str(again / name))
+    exec(
+        line,
+        {"torch": torch, "safetensors": safetensors, "model": torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 3)})},
+    )
+    run(again, source, again / name, project=tmp_path)

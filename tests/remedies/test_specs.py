@@ -37,6 +37,7 @@ def _found(text: str, case: SpecCase, environment: str | None) -> Sequence[Diagn
 def test_following_the_advice_mends_the_spec(case: SpecCase) -> None:
     before = _found(case.text, case, case.environment)
     assert case.code in {each.code for each in before}, before
+    assert len({(each.code, each.span) for each in before}) == len(before), "a fault is told once"
     found = next(each for each in before if each.code == case.code)
     assert case.told in advice(found)
 

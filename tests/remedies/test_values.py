@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import socket
+import subprocess
+import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,18 @@ from orchestrator.cli.render import render
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.draft.detect import find_model
 from orchestrator.errors import MloError
+from orchestrator.measure.runtime_benchmark import batch_sizes as measured_batch_sizes
 from orchestrator.plan.found import planned_model
+from orchestrator.plan.steps.benchmark import batch_sizes
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.signature import Signature, Tensor
+from orchestrator.steps.context import StepError
 from orchestrator.store.digest import digest_tree
 from orchestrator.targets.folder.target import FolderTarget
 from orchestrator.targets.inputs import read_requests
 from orchestrator.targets.local.target import LocalTarget
 from tests.artifacts.made import inspection
+from tests.certificates import certificate
 from tests.spec.conftest import BASE
 
 ONNX = "apiVersion: mlo/v1\nkind: ModelDeployment\nmetadata: {name: read}\nmodel:\n  source: {kind: onnx, weights: model.onnx}\n"
@@ -73,10 +81,12 @@ def test_a_nesting_that_is_too_deep_has_a_wrong_bracket() -> None:
     assert _refusal(_load, BASE + "labels: []\n").code != "E111"
 
 
-def _join(model: str, inputs: list[dict[str, Any]]) -> Any:
+_OUTPUTS = [{"tensor": "y", "dtype": "float32", "shape": [None, 3]}]
+
+
+def _join(model: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]] = _OUTPUTS, more: str = "") -> Any:
     Path("model.onnx").write_bytes(b"")
-    Path("spec.yaml").write_text(ONNX + model, encoding="utf-8")
-    outputs = [{"tensor": "y", "dtype": "float32", "shape": [None, 3]}]
+    Path("spec.yaml").write_text(ONNX + model + more, encoding="utf-8")
     return planned_model(load_spec("spec.yaml"), inspection({"inputs": inputs, "outputs": outputs}))
 
 
@@ -234,3 +244,82 @@ def test_another_port_is_set_where_one_is_taken(folder: Path) -> None:
             other = free.getsockname()[1]
         LocalTarget(place, other).check()
     LocalTarget(place, port).check()  # or what listened there is stopped
+
+
+def test_a_type_that_is_not_served_is_changed_or_left_out(folder: Path) -> None:
+    complex_input = [{"tensor": "x", "dtype": "complex64", "shape": [None, 2]}]
+    found = _refusal(_join, "", complex_input)
+    assert found.code == "E128"
+    served = re.findall(r"let the model take one of ([\w, ]+)$", found.remedy)[0].split(", ")
+    sized = "  dims: {batch: {max: 4}}\n"
+    for dtype in served:
+        assert _join(sized, [{**complex_input[0], "dtype": dtype}]).signature.inputs[0].dtype == dtype
+
+    both = [{"tensor": "y", "dtype": "float32", "shape": [None, 3]}, {**complex_input[0], "tensor": "z"}]
+    fixed = [{"tensor": "x", "dtype": "float32", "shape": [None, 8]}]
+    found = _refusal(_join, sized, fixed, both)
+    assert "or declare only the other `outputs`" in found.remedy
+    assert _join(f"{sized}  outputs: [{{name: y}}]\n", fixed, both).signature.outputs[0].name == "y"
+
+
+def test_what_is_no_model_is_given_by_its_kind_or_another_is(folder: Path) -> None:
+    (folder / "notes.txt").write_text("hello", encoding="utf-8")
+    found = _refusal(find_model, Path("notes.txt"))
+    assert found.code == "E141"
+    assert "if it is one of these, set --kind" in found.remedy
+    assert find_model(Path("notes.txt"), "tflite").kind == "tflite"
+    (folder / "empty").mkdir()
+    found = _refusal(find_model, Path("empty"))
+    assert found.code == "E141"
+    assert ".safetensors file" in found.remedy
+    (folder / "empty" / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    assert find_model(Path("empty")).kind == "pytorch"
+
+
+@pytest.mark.usefixtures("folder")
+def test_batch_sizes_that_the_model_takes_are_measured() -> None:
+    rows = Tensor("x", "float32", ("batch", 8))
+    signature = Signature((rows,), (), {"batch": (8, 16)}, "batch", {"batch": 8})
+    with pytest.raises(StepError) as caught:
+        measured_batch_sizes((1, 12), signature)
+    found = caught.value
+    assert found.code == "E440"
+    (size,) = re.findall(r"such as (\d+),", found.remedy)
+    assert measured_batch_sizes((int(size),), signature) == (int(size),)
+    assert "or leave it out" in found.remedy
+    fixed = [{"tensor": "x", "dtype": "float32", "shape": [None, 8]}]
+    model = _join("  dims: {batch: {min: 8, max: 16, multiple_of: 8}}\n", fixed)
+    assert measured_batch_sizes(batch_sizes(load_spec("spec.yaml"), model), model.signature) == (8, 16)
+
+
+def _tls(certificate: Path, key: Path) -> Any:
+    return _load(f"{BASE}serving: {{tls: {{certificate: {certificate}, key: {key}}}}}\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_certificate_is_exchanged_as_it_is_told() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        place = Path(name)
+        good, other = certificate(place, "good"), certificate(place, "other")
+        expired = certificate(place, "expired", begins=timedelta(days=-2), ends=timedelta(days=-1))
+        binary = place / "binary.crt", place / "binary.key"
+        for path, pem in zip(binary, good, strict=True):
+            path.write_bytes(base64.b64decode("".join(pem.read_text(encoding="ascii").splitlines()[1:-1])))
+        for files, told in (
+            ((place / "none.crt", good[1]), "put the file there"),
+            ((expired[0], expired[1]), "renew it"),
+            ((good[0], other[1]), "use the key that the certificate was made for"),
+            ((good[0], binary[1]), "write the key as PEM"),
+            ((binary[0], good[1]), "write the certificate as PEM"),
+        ):
+            found = _refusal(_tls, *files)
+            assert found.code == "E481"
+            assert told in found.remedy
+            _tls(*good)
+
+        locked = certificate(place, "locked", password=b"password")
+        (command,) = re.findall(r"`(openssl .+?)`", _refusal(_tls, *locked).remedy)
+        if shutil.which("openssl") is None:
+            pytest.skip("there is no openssl")
+        subprocess.run([*command.split(), "-passin", "pass:password"], cwd=place, check=True)
+        _tls(locked[0], place / "plain.key")

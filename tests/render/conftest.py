@@ -42,6 +42,11 @@ def _pinned(name: str) -> dict[str, str]:
 @pytest.fixture
 def render_to(tmp_path: Path) -> Render:
     """`render_to("torchserve", "folder", labels={...})`: the step's output in a new folder of that name."""
+    return renders_in(tmp_path)
+
+
+def renders_in(place: Path) -> Render:
+    """What `render_to` gives, for folders in `place`."""
 
     def make(
         backend: str,
@@ -54,7 +59,7 @@ def render_to(tmp_path: Path) -> Render:
         (format_name, *_) = table.BACKENDS[backend].formats
         file = FORMATS[format_name].file
         file = file if "." in file else f"{file}/saved_model.pb"
-        work = tmp_path / f"work-{folder}"
+        work = place / f"work-{folder}"
         variant = work / "variant"
         (variant / file).parent.mkdir(parents=True)
         (variant / file).write_bytes(model)
@@ -97,7 +102,7 @@ def render_to(tmp_path: Path) -> Render:
             "batch_sizes": [],
         }
         image: dict[str, Any] = {"platform": "linux/amd64"}
-        built = {"platform", "wheels", "hashes", "unlocked"}
+        built = {"platform", "wheels", "ca_bundle", "hashes", "unlocked"}
         others = {"devices", "cuda_graphs", "grpc", "limits", "auth", "tls", "cors_origins", "traces"}
         optional = {"most_replicas", "limited_by"}
         unknown = changes.keys() - deployment.keys() - settings.keys() - others - optional - built
@@ -105,7 +110,7 @@ def render_to(tmp_path: Path) -> Render:
         deployment |= {key: value for key, value in changes.items() if key in {*deployment, *optional}}
         settings |= {key: value for key, value in changes.items() if key in {*settings, *others}}
         image |= {key: value for key, value in changes.items() if key in built}
-        output = tmp_path / folder
+        output = place / folder
         output.mkdir()
         render(
             StepContext(
@@ -118,7 +123,7 @@ def render_to(tmp_path: Path) -> Render:
                 },
                 output=output,
                 scratch=work,
-                project=tmp_path,
+                project=place,
             )
         )
         return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -213,6 +214,9 @@ def test_the_compose_file_and_the_document_for_containers_say_the_same(render_to
     assert service["stop_grace_period"] == f"{settings.stop_seconds}s"
     assert [each["source"] for each in service.get("volumes", ())] == ([settings.token_file] if takes_tokens else [])
     assert f"USER {settings.user}" in (folder / "docker" / "Dockerfile").read_text()
+    # Compose routes nothing away before it stops a container; a target that does adds what the server's command line takes.
+    assert settings.at_once == (("--drain-seconds", "0") if backend in ("onnxruntime", "openvino") else ())
+    assert "drain-seconds" not in (folder / "docker" / "Dockerfile").read_text()
     assert settings.ready_path in (folder / "docker" / "Dockerfile").read_text()
 
 
@@ -467,6 +471,9 @@ def test_more_replicas_than_there_may_be_are_refused_with_what_would_fit(render_
     assert diagnostic.message == "`slo.total_throughput` needs 7 replicas, but there may be 3"
     assert diagnostic.cause == "one replica is proven to hold 398/s; `serving.replicas.max` is 3"
     assert diagnostic.remedy.startswith("ask for 1,194/s at most, ")
+    render_to("onnxruntime", "less", replicas=math.ceil(1194 / 398), proven_rate=398.0, most_replicas=3)
+    assert "allow more replicas" in diagnostic.remedy
+    render_to("onnxruntime", "more", replicas=7, proven_rate=398.0, most_replicas=7)
 
 
 def test_sizes_are_not_in_the_image(render_to: Render) -> None:

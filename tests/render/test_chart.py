@@ -323,3 +323,23 @@ def test_without_traces_nothing_leaves_the_pod(template: Template) -> None:
     documents = template("onnxruntime", "1.37")
     assert _one(documents, "NetworkPolicy")["spec"]["egress"] == []
     assert "env" not in _container(documents)
+
+
+def test_a_candidate_is_selected_by_the_service_that_it_stands_beside_only_if_it_takes_traffic(
+    template: Template,
+) -> None:
+    service = {"app.kubernetes.io/name": "digits", "app.kubernetes.io/instance": "live"}
+    selectors = []
+    for traffic in (False, True):
+        documents = template(
+            "onnxruntime", "1.33", "--set", f"candidate.of=live,candidate.traffic={str(traffic).lower()}"
+        )
+        spec = _one(documents, "Deployment")["spec"]
+        labels = spec["template"]["metadata"]["labels"]
+        selectors.append(spec["selector"]["matchLabels"])
+        assert selectors[-1].items() <= labels.items()
+        assert selectors[-1] == _one(documents, "Service")["spec"]["selector"]
+        assert (service.items() <= labels.items()) is traffic
+    assert selectors[0] == selectors[1], "the selector of a Deployment cannot be changed"
+    live = _one(template("onnxruntime", "1.33"), "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert not selectors[0].items() <= live.items()

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mlo-model"
 SCHEMAS = ROOT.parent / "shared" / "schemas"
+ROUTES = ROOT / "tests" / "targets" / "httproute.schema.json"
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = [f"1.{minor}" for minor in range(25, 38)]
 
@@ -148,19 +149,19 @@ def test_every_setting_fits_every_version_of_kubernetes(charted: Charted, versio
 @pytest.mark.parametrize(
     ("kind", "file"),
     [
-        ("HTTPRoute", "gateway.networking.k8s.io_httproute_v1.json"),
-        ("ServiceMonitor", "monitoring.coreos.com_servicemonitor_v1.json"),
+        ("HTTPRoute", ROUTES),
+        ("ServiceMonitor", SCHEMAS / "monitoring.coreos.com_servicemonitor_v1.json"),
     ],
 )
 @pytest.mark.parametrize("values", [EVERYTHING, {}], ids=["everything", "defaults"])
 def test_resources_of_others_fit_their_own_schemas(
-    charted: Charted, kind: str, file: str, values: dict[str, Any]
+    charted: Charted, kind: str, file: Path, values: dict[str, Any]
 ) -> None:
-    if not (SCHEMAS / file).is_file():
+    if not file.is_file():
         pytest.skip(f"the schema of {kind} is not in ../shared/schemas")
     least = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}
     document = one(charted({**least, **values}, "1.37", *MONITORING), kind)
-    schema = json.loads((SCHEMAS / file).read_text())
+    schema = json.loads(file.read_text())
     jsonschema.validate(document, schema, jsonschema.validators.validator_for(schema))
 
 

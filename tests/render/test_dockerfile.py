@@ -44,9 +44,9 @@ def answering() -> Iterator[Callable[[int], int]]:
 
 @pytest.mark.processes
 @each
-@pytest.mark.parametrize("wheels", [False, True])
-def test_hadolint_passes(render_to: Render, run_tool: Callable[..., str], backend: str, wheels: bool) -> None:
-    dockerfile = render_to(backend, wheels=wheels) / "docker" / "Dockerfile"
+@pytest.mark.parametrize("build", [{}, {"wheels": True}, {"ca_bundle": True}], ids=["index", "wheels", "ca_bundle"])
+def test_hadolint_passes(render_to: Render, run_tool: Callable[..., str], backend: str, build: dict[str, bool]) -> None:
+    dockerfile = render_to(backend, **build) / "docker" / "Dockerfile"
     assert "hadolint ignore" not in dockerfile.read_text()
     assert run_tool("hadolint", "--failure-threshold", "style", "--no-color", str(dockerfile)) == ""
 
@@ -89,6 +89,29 @@ def test_dockerignore_includes_exactly_what_is_copied(render_to: Render, backend
     assert "*" in ignore
     assert {line[1:] for line in ignore if line.startswith("!")} == copied
     assert all((folder / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torchserve"])
+def test_authorities_that_pip_trusts_are_only_in_the_stage_that_installs(render_to: Render, backend: str) -> None:
+    folder = render_to(backend, ca_bundle=True)
+    build, _, final = (folder / "docker" / "Dockerfile").read_text().rpartition("\nFROM ")
+    copied, installed = build.index("\nCOPY ca-bundle.crt /opt/ca-bundle.crt\n"), build.index("/opt/pip/bin/pip")
+    assert copied < build.index("PIP_CERT=/opt/ca-bundle.crt") < installed
+    assert "ca-bundle" not in final
+    assert "/opt/ca-bundle" not in "".join(re.findall(r"^COPY --from=build .*$", final, re.MULTILINE))
+    assert "\n!ca-bundle.crt\n" in (folder / ".dockerignore").read_text()
+    assert "ca-bundle.crt" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("backend", "build"), [("onnxruntime", {"wheels": True}), ("tensorflow-serving", {}), ("onnxruntime", None)]
+)
+def test_a_build_that_asks_no_index_over_tls_of_its_own_has_no_authorities(
+    render_to: Render, backend: str, build: dict[str, bool] | None
+) -> None:
+    folder = render_to(backend, **({} if build is None else {"ca_bundle": True, **build}))
+    for name in ("docker/Dockerfile", ".dockerignore", "README.md"):
+        assert "ca-bundle" not in (folder / name).read_text()
 
 
 def test_no_registry_is_named_that_the_spec_does_not_name(render_to: Render) -> None:

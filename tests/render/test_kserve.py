@@ -49,12 +49,19 @@ def strict(schema: Any) -> Any:
     return {**refused, **{key: strict(value) for key, value in schema.items()}}
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
-def test_an_inference_service_fits_kserves_schema(template: Callable[..., Any], backend: str) -> None:
+@pytest.fixture(scope="module")
+def kserve() -> Any:
+    """A validator of KServe's own schema; to check that schema itself would take seconds and is not for these tests to do."""
     name = "serving.kserve.io_inferenceservice_v1beta1.json"
     schema = next((folder / name for folder in SCHEMAS if (folder / name).is_file()), None)
     if schema is None:
         pytest.skip("the schema of KServe's InferenceService is not in ../shared/schemas")
+    own = json.loads(schema.read_text())
+    return jsonschema.validators.validator_for(own)(strict(own))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torchserve", "tensorflow-serving"])
+def test_an_inference_service_fits_kserves_schema(template: Callable[..., Any], kserve: Any, backend: str) -> None:
     settings = {
         "nodeSelector.disk": "fast",
         "priorityClassName": "high",
@@ -66,11 +73,11 @@ def test_an_inference_service_fits_kserves_schema(template: Callable[..., Any], 
     document = service_of(
         template(backend, *(part for key in settings for part in ("--set", f"{key}={settings[key]}")))
     )
-    jsonschema.validate(document, strict(json.loads(schema.read_text())))
+    kserve.validate(document)
     broken = json.loads(json.dumps(document))
     broken["spec"]["predictor"]["minReplica"] = 1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(broken, strict(json.loads(schema.read_text())))
+        kserve.validate(broken)
 
 
 def test_it_takes_the_place_of_what_kserve_brings(template: Callable[..., Any]) -> None:
@@ -131,13 +138,25 @@ def test_only_a_server_of_the_open_inference_protocol_is_said_to_speak_it(
     assert [each["value"] for each in container.get("env", []) if each["name"] == "PROTOCOL"] == protocol
 
 
-def test_a_route_of_its_own_is_refused(render_to: Callable[..., Path], run_tool: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (["ingress.enabled=true", "ingress.hosts[0]=a.b"], "KServe brings the route"),
+        (
+            ["tls.certificate=/run/s/tls.crt", "tls.key=/run/s/tls.key", "tls.secret=s"],
+            "KServe's routes send plain HTTP",
+        ),
+    ],
+)
+def test_a_route_or_a_certificate_of_its_own_is_refused(
+    render_to: Callable[..., Path], run_tool: Callable[..., str], values: list[str], says: str
+) -> None:
     folder = render_to("onnxruntime")
     run_tool("helm", "version")
     done = subprocess.run(
         ["helm", "template", "digits", str(folder / "chart"), "--values", str(folder / "values.yaml"),
-         "--set", "inferenceService.enabled=true", "--set", "ingress.enabled=true", "--set", "ingress.hosts[0]=a.b"],
+         "--set", "inferenceService.enabled=true", *(word for value in values for word in ("--set", value))],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "KServe brings the route" in done.stderr
+    assert says in done.stderr

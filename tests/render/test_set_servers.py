@@ -123,6 +123,9 @@ def test_requests_need_a_token_and_probes_none(serve: Callable[..., Served], tok
     with pytest.raises(DeployFailed) as none:
         infer(served.url, backend, "digits", x, signature=SIGNATURE, token_file=found)
     assert none.value.diagnostics[0].code == "E625"
+    assert none.value.diagnostics[0].remedy.startswith("write the accepted tokens into it, one per line")
+    token_file.write_text(f"{_TOKEN}\nanother\n")
+    infer(served.url, backend, "digits", x, signature=SIGNATURE, token_file=found)
 
 
 def test_pages_of_the_allowed_origins_may_ask_and_read(serve: Callable[..., Served], token_file: Path) -> None:

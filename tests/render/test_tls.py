@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from orchestrator.backends.table import serving_backend
 from orchestrator.errors import DeployFailed
 from orchestrator.release.golden import check_golden
 from orchestrator.server.config import load_config
+from orchestrator.targets.certificate import first_certificate, in_file
 from orchestrator.targets.client import infer
 from tests.certificates import certificate
 from tests.render.served import READY, SIGNATURE, Served, samples
@@ -77,19 +79,23 @@ def test_mlo_asks_by_the_certificate_that_the_server_has(
     found = backend.certificate(served.folder / "serving")
     assert found == Path(files["certificate"])
     golden = check_golden(
-        served.url, backend, "digits", samples(tmp_path / "i"), {}, precision="fp32", certificate=found
+        served.url, backend, "digits", samples(tmp_path / "i"), {}, precision="fp32", certificate=in_file(found)
     )
     assert golden.rows == 64
     x = {"x": np.ones((2, 3), np.float32)}
     np.testing.assert_array_equal(
-        infer(served.url, backend, "digits", x, signature=SIGNATURE, certificate=found)["y"], -x["x"]
+        infer(served.url, backend, "digits", x, signature=SIGNATURE, certificate=in_file(found))["y"], -x["x"]
     )
     # Another server than the one that was deployed: whatever name its certificate is for, nothing is sent to it.
     other, _ = certificate(tmp_path, "server")
     for wrong, says in ((other, "does not show the certificate"), (tmp_path / "none.crt", "cannot be read")):
         with pytest.raises(DeployFailed, match=says) as refused:
-            infer(served.url, backend, "digits", x, signature=SIGNATURE, certificate=wrong)
+            infer(served.url, backend, "digits", x, signature=SIGNATURE, certificate=in_file(wrong))
         assert refused.value.diagnostics[0].code == "E482"
+        assert says == "cannot be read" or "look into its log with `mlo logs`" in refused.value.diagnostics[0].remedy
+    # Once it can be read, it is compared.
+    shutil.copy(files["certificate"], tmp_path / "none.crt")
+    infer(served.url, backend, "digits", x, signature=SIGNATURE, certificate=in_file(tmp_path / "none.crt"))
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart(
@@ -102,7 +108,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
     # Right away: mlo waits for the server to see it.
     x = {"x": np.ones((1, 3), np.float32)}
     where = Path(files["certificate"])
-    infer(served.url, serving_backend("onnxruntime"), "digits", x, signature=SIGNATURE, certificate=where)
+    infer(served.url, serving_backend("onnxruntime"), "digits", x, signature=SIGNATURE, certificate=in_file(where))
     assert served.status("--cacert", str(where)) == 200
     assert served.process.poll() is None
 
@@ -231,10 +237,8 @@ def test_without_tls_nothing_speaks_of_it(template: Callable[..., Any], render_t
 
 def test_the_certificate_is_read_from_the_file_that_pythons_ssl_reads(files: dict[str, str]) -> None:
     """What is compared is the certificate that the server shows: the first in the file."""
-    from orchestrator.targets.certificate import _first
-
     chain = Path(files["certificate"])
-    first = _first(chain)
+    first = first_certificate(chain.read_bytes())
     chain.write_text("the server's own\n" + chain.read_text() * 2)
-    assert _first(chain) == first
+    assert first_certificate(chain.read_bytes()) == first
     assert ssl.DER_cert_to_PEM_cert(first) in chain.read_text()

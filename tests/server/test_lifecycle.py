@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def test_while_draining_it_is_not_ready_but_serves_and_lets_connections_go(tmp_p
     assert server.wait_end() == 128 + signal.SIGTERM
 
 
+def test_an_option_of_the_command_line_overrides_how_long_it_drains(tmp_path: Path, start: Start) -> None:
+    server = start(add_model(tmp_path, drain_seconds=3600), "--drain-seconds", "0")
+    assert server.stop() == 0
+    (draining,) = [line for line in server.log if line["message"] == "draining"]
+    assert draining["seconds"] == 0
+
+
 def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
     server = start(spin_model(tmp_path))
     statuses: list[int] = []
@@ -83,6 +91,22 @@ def test_what_is_in_flight_is_finished(tmp_path: Path, start: Start) -> None:
     for thread in threads:
         thread.join()
     assert statuses == [200] * 3
+
+
+@pytest.mark.parametrize("sent", [0, 20, -5], ids=["nothing yet", "a part of its head", "a part of its body"])
+def test_a_request_that_is_on_its_way_is_answered(tmp_path: Path, start: Start, sent: int) -> None:
+    server = start(add_model(tmp_path, drain_seconds=0))
+    body = json.dumps(REQUEST).encode()
+    request = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(request[:sent])
+        assert server.ask("GET", "/v2").status == 200  # the server has accepted the connection before this one
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log("draining")
+        time.sleep(0.2)
+        connection.sendall(request[sent:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert server.wait_end() == 0
 
 
 def test_a_request_of_a_disconnected_client_leaves_the_queue(tmp_path: Path, start: Start) -> None:

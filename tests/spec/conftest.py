@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.report import render_text
+from orchestrator.cli.diagnostics_text import render_text
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.load import LoadedSpec, load_spec
 

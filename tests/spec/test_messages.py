@@ -25,7 +25,7 @@ def codes(load: Load, text: str) -> list[str]:
 def test_several_mistakes_are_shown_at_once_in_the_order_of_the_file(shown: Shown) -> None:
     text = (
         BASE.replace("    weights:", "    weigths:").replace("float32", "float")
-        + "optimize:\n  precisions: [fp32, fp17]\n"
+        + "optimize:\n  precisions: [fp32, e4m3]\n"
     )
     assert shown(text) == (
         "error[E101]: unknown key `weigths`\n"
@@ -41,10 +41,10 @@ def test_several_mistakes_are_shown_at_once_in_the_order_of_the_file(shown: Show
         "11 |     - {name: image, dtype: float, shape: [batch, 1, 8, 8]}\n"
         "   |                            ^^^^^ did you mean `float32`?\n"
         "\n"
-        f"error[E103]: `fp17` is not one of {_PRECISIONS}\n"
+        f"error[E103]: `e4m3` is not one of {_PRECISIONS}\n"
         "  --> spec.yaml:16:22\n"
         "   |\n"
-        "16 |   precisions: [fp32, fp17]\n"
+        "16 |   precisions: [fp32, e4m3]\n"
         "   |                      ^^^^"
     )
 
@@ -114,7 +114,7 @@ def test_a_required_key_without_a_value_is_shown_with_an_example(shown: Shown) -
         ("optimize: {precisions: []}", "`precisions` must have at least 1 entry, not 0", ""),
         ("optimize_for: latncy", "`latncy` is not one of latency, throughput, cost", "did you mean `latency`?"),
         ("verify: {max_abs_error: -1}", "`max_abs_error` must be at least 0, not `-1`", ""),
-        ("verify: {max_abs_error: {fp17: 1}}", f"`fp17` is not one of {_PRECISIONS}", ""),
+        ("verify: {max_abs_error: {e4m3: 1}}", f"`e4m3` is not one of {_PRECISIONS}", ""),
         ("verify: {max_abs_error: low}", "`max_abs_error` must be a number or a mapping of keys to values, not `low`", ""),
         ("serving: {backend: torchsrve}", f"`torchsrve` is not one of {_SERVED}, auto", "did you mean `torchserve`?"),
         ("serving: {limits: {max_body: 1000}}", "`1000` is not a valid value for `max_body`", "expected a size from 1Ki to 2Gi"),

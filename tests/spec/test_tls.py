@@ -56,7 +56,7 @@ def test_a_certificate_that_clients_refuse_is_refused(
 ) -> None:
     made = certificate(place, "server", begins=begins, ends=ends)
     found = refused(load, tls(*made))
-    assert (found.code, found.message) == ("E481", f"the certificate {made[0]} {says}")
+    assert (found.code, found.message) == ("E481", f"the certificate in {made[0]} {says}")
     assert "UTC" in found.cause
     assert load(tls(*made, _ELSEWHERE)).spec.serving.tls is not None, "another machine may have another one"
 

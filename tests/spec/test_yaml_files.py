@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cli.report import render_github, render_text
+from orchestrator.cli.diagnostics_text import render_github, render_text
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.load import load_spec
 from orchestrator.spec.source_text import source_from_bytes

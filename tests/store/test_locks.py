@@ -60,6 +60,9 @@ def test_a_held_lock_is_busy_and_says_who_holds_it(path: Path, spawn: Spawn) -> 
 
 def test_a_waiting_process_is_told_the_holder_once_and_then_gets_the_lock(path: Path, spawn: Spawn) -> None:
     process = _holder(spawn, path)
+    with pytest.raises(Busy) as busy, lock(path, timeout=0, info={"what": "next"}):
+        pass
+    assert busy.value.diagnostics[0].code == "E703"
     told: list[str] = []
 
     def waiting(holder: str) -> None:
@@ -156,3 +159,7 @@ def test_a_folder_in_which_flock_does_not_exclude_causes_a_warning(
     assert (warning.code, warning.severity) == ("W708", "warning")
     assert ("No locks available" in warning.cause) == fails
     assert "MLO_HOME" in warning.remedy
+    monkeypatch.undo()
+    elsewhere = tmp_path / "on-a-local-disk"
+    elsewhere.mkdir()
+    assert probe_flock(elsewhere) is None

@@ -1,4 +1,4 @@
-"""Deployments of a stand-in server, cleaned up after each test."""
+"""Deployments of a stand-in server, cleaned up after each test, and a Git repository to deploy into."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import psutil
 import pytest
 
 from orchestrator.backends.backend import InProcess, Launch, ServingBackend, ServingSettings, Unavailable
+from orchestrator.targets.gitops.target import GitopsTarget
 from orchestrator.targets.local.control import ask
 from orchestrator.targets.local.messages import Status
 from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
+from tests.render.conftest import Render, render_to  # noqa: F401 - a fixture
+from tests.targets.gitops_case import Repository
 
 if TYPE_CHECKING:
     from orchestrator.spec.signature import Signature
@@ -123,7 +126,7 @@ class Deployment:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The stand-in backend, found under every name."""
     backend = StandIn()
-    monkeypatch.setattr("orchestrator.targets.local.target.serving_backend", lambda _: backend)
+    monkeypatch.setattr("orchestrator.targets.local.launching.serving_backend", lambda _: backend)
     return backend
 
 
@@ -153,7 +156,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., D
     made: dict[str, Deployment] = {}
     backend = StandIn()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.targets.local.target.serving_backend", lambda _: backend)
+        patch.setattr("orchestrator.targets.local.launching.serving_backend", lambda _: backend)
 
         def serve(**behaviour: Any) -> Deployment:
             key = json.dumps(behaviour, sort_keys=True)
@@ -180,3 +183,15 @@ def eventually() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def repository(tmp_path: Path, render_to: Render) -> Repository:  # noqa: F811
+    """A Git repository to deploy into."""
+    return Repository(tmp_path / "repository", render_to)
+
+
+@pytest.fixture
+def target(repository: Repository) -> GitopsTarget:
+    """The deployment in it."""
+    return repository.target()

@@ -12,9 +12,19 @@ from typing import ClassVar, Literal, Self
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.store.state import PlacementRecord
+from orchestrator.targets.certificate import Expected, in_file
 from orchestrator.targets.placement import Placement
 from orchestrator.targets.section import DeploySection
-from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+from orchestrator.targets.target import (
+    PLAIN,
+    Description,
+    Observed,
+    Offers,
+    Release,
+    Site,
+    Started,
+    require_whole_share,
+)
 
 
 class ShelfDeploy(DeploySection):
@@ -90,6 +100,10 @@ class ShelfTarget:
     def url(self) -> str:
         raise self._failed("E619", f"{self._site.name} lies on a shelf and answers nothing")
 
+    def certificate(self, named: Path, url: str) -> Expected:
+        del url
+        return in_file(named)
+
     def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
         del follow
         return iter([f"revision {number} lies here" for number in self.history()][-lines:])
@@ -97,9 +111,8 @@ class ShelfTarget:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
-        del grpc
-        require_whole_share("shelf", share)
+    def check(self, offers: Offers = PLAIN) -> None:
+        del offers
         if self._board > 9:
             raise self._failed("E620", f"the shelf has no board {self._board}")
 
@@ -113,8 +126,11 @@ class ShelfTarget:
         shutil.copytree(release.serving, self._place / str(release.revision), dirs_exist_ok=True)
         return Started(release.revision, None, proof="it was looked at")
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def split(self, revision: int, share: float) -> None:
+        del revision
         require_whole_share("shelf", share)
+
+    def switch(self, revision: int) -> tuple[str, ...]:
         (self._place / "card.json").write_text(json.dumps(revision))
         return ()
 

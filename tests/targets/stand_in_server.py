@@ -3,7 +3,8 @@
     python stand_in_server.py FOLDER PORT
 
 FOLDER/behaviour.json says how it behaves: factor, exits (code, before it is ready), never_ready, delay (seconds),
-children (number of processes that it starts), fails (status that it answers instead).
+children (number of processes that it starts), fails (status that it answers instead), fails_from_rows (only to
+requests of so many rows).
 """
 
 from __future__ import annotations
@@ -49,12 +50,17 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"length": len(body), "path": self.path})
             return
         time.sleep(self.behaviour.get("delay", 0))
-        if "fails" in self.behaviour:
+        document = json.loads(body)
+        if "fails" in self.behaviour and self._too_many_rows(document):
             self.answer(self.behaviour["fails"], {"error": "the stand-in says no"})
             return
-        tensor = json.loads(body)["inputs"][0]
+        tensor = document["inputs"][0]
         data = [self.behaviour.get("factor", 1) * number for number in tensor["data"]]
         self.answer(200, {"outputs": [{**tensor, "name": "y", "data": data}], "pid": os.getpid()})
+
+    def _too_many_rows(self, document: dict[str, Any]) -> bool:
+        least = self.behaviour.get("fails_from_rows")
+        return least is None or document["inputs"][0]["shape"][0] >= least
 
     def read_body(self) -> bytes:
         if "Content-Length" in self.headers:

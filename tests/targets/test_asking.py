@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,12 +246,45 @@ def test_nothing_listens(stand_in: StandIn) -> None:
     assert "mlo apply" in diagnostic.remedy
 
 
+_ANSWERED = Signature(_SIGNATURE.inputs, (Tensor("y", "float64", ("batch", 2)),), {"batch": (1, 4)}, "batch")
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize(("status", "code"), [(400, "E611"), (429, "E611"), (503, "E612")])
-def test_the_servers_reason_is_shown(deployment: Deployment, stand_in: StandIn, status: int, code: str) -> None:
-    diagnostic = _ask(deployment.deploy(1, fails=status), stand_in).diagnostics[0]
-    assert (diagnostic.code, diagnostic.cause) == (code, "the stand-in says no")
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (400, "E611", "correct the inputs"),
+        (401, "E611", "let the first token in the file of `serving.auth` be one that the server accepts"),
+        (413, "E611", "send fewer rows in one call"),
+        (429, "E611", "send it again in a moment, or fewer requests at a time"),
+        (503, "E612", "run `mlo logs m`"),
+    ],
+)
+def test_the_servers_reason_is_shown_with_what_helps(
+    served: Callable[..., Deployment], stand_in: StandIn, status: int, code: str, told: str
+) -> None:
+    """A server that fails a request of two rows, and answers one."""
+    faulty = served(fails=status, fails_from_rows=2)
+    asked: dict[str, Any] = {"signature": _ANSWERED}
+    with pytest.raises(DeployFailed) as failure:
+        infer(faulty.endpoint, stand_in, "m", {"x": np.ones((2, 2))}, **asked)
+    diagnostic = failure.value.diagnostics[0]
+    assert (diagnostic.code, diagnostic.cause, diagnostic.remedy) == (code, "the stand-in says no", told)
     assert str(status) in diagnostic.message
+    if code == "E612":
+        assert list(faulty.target.logs(1))
+    infer(faulty.endpoint, stand_in, "m", {"x": np.ones((1, 2))}, **asked)
+
+
+@pytest.mark.processes
+def test_a_deployment_that_is_stopped_answers_once_it_is_applied_again(
+    deployment: Deployment, stand_in: StandIn
+) -> None:
+    endpoint = deployment.deploy(1)
+    deployment.target.stop()
+    diagnostic = _ask(endpoint, stand_in).diagnostics[0]
+    assert (diagnostic.code, "`mlo apply` with its spec to start it again" in diagnostic.remedy) == ("E610", True)
+    infer(deployment.deploy(1), stand_in, "m", {"x": np.ones((1, 2))}, signature=_ANSWERED)
 
 
 @pytest.mark.processes
@@ -258,6 +292,9 @@ def test_no_answer_in_time(deployment: Deployment, stand_in: StandIn) -> None:
     diagnostic = _ask(deployment.deploy(1, delay=1), stand_in, timeout=0.2).diagnostics[0]
     assert diagnostic.code == "E613"
     assert "within 0.2 s" in diagnostic.message
+    assert "wait longer with --timeout" in diagnostic.remedy
+    endpoint = deployment.target.url()
+    infer(endpoint, stand_in, "m", {"x": np.ones((1, 2))}, signature=_ANSWERED, timeout=20)
 
 
 _STEPS = Signature(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.cli.report import render_text
+from orchestrator.cli.diagnostics_text import render_text
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import SpecInvalid
 from orchestrator.spec.document import read_document, span_of
@@ -108,6 +108,7 @@ def test_what_was_measured_and_proven_cannot_be_set(tmp_path: Path, value: str) 
         ("fullnameOverride: other", "metadata: name:"),
         ("service: {port: 8080}", "deploy: service: port:"),
         ("inferenceService: {enabled: true}", "deploy: as:"),
+        ("candidate: {traffic: true}", "deploy: strategy:"),
     ],
 )
 def test_what_another_key_sets_cannot_be_set_as_a_value(tmp_path: Path, value: str, key: str) -> None:

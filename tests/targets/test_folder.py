@@ -284,8 +284,12 @@ def test_a_copy_that_is_not_what_was_rendered_is_dropped(
         with pytest.raises(DeployFailed) as refused:
             target.start(Release(1, rendered(tmp_path, "one"), "litert", "digits", 1, 60))
     assert refused.value.diagnostics[0].code == "E621"
+    told = "keep other programs from writing to the folder, then run the same command again"
+    assert refused.value.diagnostics[0].remedy == told
 
     target.drop(1)
     assert not (folder / "revisions").exists()
+    target.start(Release(1, tmp_path / "rendered-one", "litert", "digits", 1, 60))
+    target.drop(1)
     target.stop()
     target.check()

@@ -81,6 +81,8 @@ def test_a_wrong_answer_names_output_measure_and_limit(
     diagnostic = failure.value.diagnostics[0]
     assert diagnostic.code == "E608"
     assert diagnostic.cause == "max_abs_error of output y is 29.5, above the limit 0.25 (samples 16 to 19 in one call)"
+    assert "a wider limit in `verify:`" in diagnostic.remedy
+    check_golden(private, stand_in, "m", tmp_path / "import", {"max_abs_error": 30}, precision="fp32", rows=2)
     deployment.target.drop(2)
     assert deployment.ask() == 2.0
 
@@ -95,6 +97,17 @@ def test_a_refusal_of_the_server_is_reported_with_its_message(
     assert diagnostic.code == "E609"
     assert "sample" in diagnostic.message
     assert "status 500: the stand-in says no" in diagnostic.cause
+    assert diagnostic.remedy.startswith("the server's log ends with the reason")
+    check_golden(served(factor=2).endpoint, stand_in, "m", tmp_path / "import", {}, precision="fp32", rows=2)
+
+
+def test_a_row_that_points_elsewhere_is_named(served: Served, stand_in: StandIn, tmp_path: Path) -> None:
+    limits = {"max_abs_error": 1e6, "min_row_cosine": 0.9}
+    endpoint, folder = served(factor=-2).endpoint, _imported(tmp_path / "import", classes=())
+    with pytest.raises(DeployFailed) as failure:
+        check_golden(endpoint, stand_in, "m", folder, limits, precision="int8", rows=1, batches=False)
+    (diagnostic,) = failure.value.diagnostics
+    assert diagnostic.cause == "min_row_cosine of output y: row 0 has -1, the limit is 0.9 (sample 0)"
 
 
 def test_gates_over_all_samples_need_all_samples(

@@ -64,6 +64,18 @@ def ask(port: int, *, wait: bool = False) -> float:
         return infer(channel, wait=wait)
 
 
+def occupied(port: int) -> socket.socket:
+    """A listener at the port, once a test that runs beside this one and was given it, too, has ended."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port), reuse_port=True)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
 def is_accepted_by_the_server(own: Own, port: int) -> bool:
     """Whether a connection to the public port ends at the server's process."""
     with channel_to(port) as channel:
@@ -180,7 +192,7 @@ def test_a_port_that_is_in_use_is_named_and_the_former_revision_stays(own: Own) 
     own._settings = {}
     port = own.deploy(1) + 1
     own._settings = GRPC
-    with socket.create_server(("127.0.0.1", port), reuse_port=True), pytest.raises(DeployFailed) as refused:
+    with occupied(port), pytest.raises(DeployFailed) as refused:
         own.start(2)
     assert refused.value.diagnostics[0].code == "E618"
     assert f"port {port}" in refused.value.diagnostics[0].cause

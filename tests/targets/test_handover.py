@@ -90,7 +90,7 @@ class Own:
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Own]:
     stand_in = StandIn()
     choose: Callable[[str], Any] = lambda name: stand_in if name == "stand-in" else serving_backend(name)  # noqa: E731
-    monkeypatch.setattr("orchestrator.targets.local.target.serving_backend", choose)
+    monkeypatch.setattr("orchestrator.targets.local.launching.serving_backend", choose)
     deployment = Own(tmp_path)
     yield deployment
     deployment.target.stop()

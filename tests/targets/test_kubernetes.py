@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +25,16 @@ from orchestrator.targets.kubernetes.section import KubernetesDeploy
 from orchestrator.targets.kubernetes.target import KubernetesTarget
 from orchestrator.targets.kubernetes.values import ALONE, chart_values
 from orchestrator.targets.target import Release, Site
+
+
+def optional_packages() -> dict[str, list[str]]:
+    """Extra of mlo → the packages that it installs."""
+    found: dict[str, list[str]] = {}
+    for line in requires("mlo") or ():
+        if match := re.match(r"([\w.-]+).*extra == [\"'](\w+)[\"']", line):
+            found.setdefault(match[2], []).append(match[1])
+    return found
+
 
 GROUPS = {"groups": [{"name": name} for name in ("apps", "networking.k8s.io", "coordination.k8s.io")]}
 
@@ -110,6 +123,7 @@ def test_a_cluster_that_takes_the_deployment_is_accepted_and_not_changed() -> No
 def test_a_missing_namespace_is_refused_unless_it_may_be_made() -> None:
     problem = refused_by(lambda: check(Recorded({})))
     assert (problem.code, problem.at) == ("E655", ("deploy", "namespace"))
+    assert "or set `deploy: create_namespace: true`" in problem.remedy
     check(Recorded({}), create=True)
     cluster = Recorded({})
     preflight.make_namespace(cast("Cluster", cluster), "models")
@@ -126,6 +140,9 @@ def test_every_right_that_is_missing_is_named() -> None:
     problem = refused_by(lambda: check(cluster))
     assert problem.code == "E654"
     assert problem.cause == "it may not get secrets, list secrets, create secrets, update secrets, delete secrets"
+    assert problem.remedy.startswith("have the Role of docs/kubernetes.md bound to it")
+    every = {resource for _, resource, _ in granted(role_of_the_manual())}
+    check(Recorded({"/api/v1/namespaces/models": {}}, denied=tuple({"secrets"} - every)))
 
 
 def test_the_role_in_the_manual_has_every_right_that_is_needed() -> None:
@@ -155,7 +172,12 @@ def test_rights_for_what_only_some_releases_have_are_asked_for_where_they_are_ne
 def test_a_cluster_without_the_gateway_api_is_refused_where_the_spec_needs_it() -> None:
     cluster = Recorded({"/api/v1/namespaces/models": {}})
     problem = refused_by(lambda: check(cluster, httpRoute={"enabled": True}))
-    assert (problem.code, "deploy: ingress: gateway:" in problem.remedy) == ("E665", True)
+    assert (problem.code, "or leave out `deploy: ingress: gateway:`" in problem.remedy) == ("E665", True)
+    check(cluster)
+    groups = [*GROUPS["groups"], {"name": "gateway.networking.k8s.io"}]
+    assert problem.remedy.startswith("install the Gateway API on it")
+    installed = Recorded({"/api/v1/namespaces/models": {}, "/apis": {"groups": groups}})
+    check(installed, httpRoute={"enabled": True})
 
 
 def test_a_user_who_may_not_read_namespaces_may_still_deploy() -> None:
@@ -211,6 +233,29 @@ def test_health_follows_from_the_deployment_its_service_and_helm(serving: Servin
     assert bool(found.reason) == (health != "healthy")
 
 
+def rolling(reason: str, status: str = "True") -> dict[str, Any]:
+    found = deployment(ready=1, wanted=3)
+    found["status"]["conditions"] = [{"type": "Progressing", "status": status, "reason": reason}]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("serving", "progress"),
+    [
+        (Serving("digits", rolling("ReplicaSetUpdated"), (), ("a",)), "a rollout is in progress: 1 of 3 pods are updated"),
+        (Serving("digits", rolling("NewReplicaSetAvailable"), (), ("a",)), ""),  # a pod has ceased to be ready
+        (Serving("digits", rolling("ProgressDeadlineExceeded", "False"), (), ("a",)), ""),
+        (Serving("digits", deployment(), (), ("a",), "pending-upgrade", by="process 7 on b"), "an update is in progress (Helm: pending-upgrade): process 7 on b"),
+        (Serving("digits", deployment(), (), ("a",), "pending-upgrade"), ""),  # nobody holds the Lease: its client died
+        (Serving("digits", deployment(), (), ("a",)), ""),
+    ],
+)  # fmt: skip
+def test_what_is_under_way_is_told_from_what_is_wrong(serving: Serving, progress: str) -> None:
+    found = observed(serving, "http://digits.models.svc")
+    assert found.progress == progress
+    assert not progress or (found.health, found.reason) == ("degraded", progress)
+
+
 @pytest.fixture
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "config"
@@ -244,11 +289,10 @@ def test_environments_are_places_of_their_own_and_a_context_by_another_name_is_t
     former = here.placement.settings.copy()
     del former["settings"]  # as a state has it that was written before there were any
     assert here.is_at(here.placement.model_copy(update={"settings": former}))
-    assert here.describe().where == "http://digits.models.svc"
+    assert here.describe().where == "digits.models.svc"
     moved = target(tmp_path, namespace="models", service={"port": 8080})
     assert (
-        moved.difference(here.describe().where)
-        == "moves from http://digits.models.svc to http://digits.models.svc:8080"
+        moved.difference("http://digits.models.svc") == "moves from http://digits.models.svc to digits.models.svc:8080"
     )
 
 
@@ -256,6 +300,21 @@ def test_a_context_that_does_not_exist_is_named_with_those_that_do(kubeconfig: P
     del kubeconfig
     problem = refused_by(lambda: target(tmp_path, context="c").observe())
     assert (problem.code, "a, b, again" in problem.cause) == ("E651", True)
+    assert problem.remedy.startswith("name one that `kubectl config get-contexts` lists in `deploy: context:`")
+    named = refused_by(lambda: target(tmp_path, context=problem.cause.rpartition(", ")[2]).observe())
+    assert named.code == "E652", "nothing listens there, but it is known where"
+
+
+def test_the_package_for_clusters_is_named_with_the_command_that_installs_it(
+    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del kubeconfig
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "kubernetes", None)
+        problem = refused_by(lambda: target(tmp_path).observe())
+    assert (problem.code, problem.remedy) == ("E650", "run: pip install 'mlo[kubernetes]'")
+    assert "kubernetes" in optional_packages()["kubernetes"]
+    assert refused_by(lambda: target(tmp_path).observe()).code != "E650"
 
 
 def test_a_cluster_that_is_not_there_is_named_with_its_address(kubeconfig: Path, tmp_path: Path) -> None:
@@ -304,7 +363,7 @@ def test_a_candidate_does_not_bring_the_account_that_the_release_has_brought(
     path = "/api/v1/namespaces/default/serviceaccounts/shared"
     here = target(tmp_path, pod={"service_account": account})
     monkeypatch.setattr(here, "_cluster", Recorded({path: {"metadata": {}}} if exists else {}))
-    assert here._alone().get("serviceAccount", {}).get("create") is created
+    assert here._alone(shared=False).get("serviceAccount", {}).get("create") is created
 
 
 def test_helm_is_found_beside_this_python_where_make_tools_puts_it(
@@ -314,7 +373,8 @@ def test_helm_is_found_beside_this_python_where_make_tools_puts_it(
     (tmp_path / "bin" / "helm").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setattr("sys.executable", str(tmp_path / "empty" / "python"))
-    assert refused_by(found_helm).code == "E653"
+    told = refused_by(found_helm)
+    assert (told.code, "run `make tools` in mlo's repository" in told.remedy) == ("E653", True)
     monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
     assert found_helm() == str(tmp_path / "bin" / "helm")
 

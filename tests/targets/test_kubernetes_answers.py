@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, cast
+from threading import Event, Thread
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -120,8 +123,15 @@ def test_a_refusal_is_called_what_it_is(
         cluster.get(PATH)
     (problem,) = refusal_error(cluster, "models", refused.value).diagnostics
     assert (problem.code, said in problem.message, "try later" in problem.cause) == (code, True, True)
-    assert problem.remedy
+    told = {
+        "E652": "run the command again later",
+        "E654": "log in again" if status == 401 else "have the Role of docs/kubernetes.md bound to it",
+        "E667": "if somebody else is changing the namespace, run the command again",
+    }
+    assert problem.remedy.startswith(told[code])
     assert len(asked) == (3 if code == "E652" else 1)
+    cluster, _ = busy(200)
+    assert cluster.get(PATH) == {"kind": "Namespace"}
 
 
 def target_on(cluster: Any, *, create: bool = False) -> KubernetesTarget:
@@ -214,7 +224,116 @@ def test_a_connection_to_a_pod_is_not_waited_for_without_end(
     try:
         with pytest.raises(DeployFailed) as failed:
             relay.check()
+        assert asked_of(relay) == b""
+        assert relay.lost == 1, "before a client gives up, which would say that the pod does not answer"
     finally:
         relay.close()
     assert failed.value.diagnostics[0].code == "E666"
     assert "has not answered within 0.2 s" in failed.value.diagnostics[0].cause
+
+
+class Kubelet(BaseHTTPRequestHandler):
+    """An API server that forwards connections once it reaches the kubelet: after so many that it does not."""
+
+    protocol_version = "HTTP/1.1"
+    unreached: ClassVar[list[int]] = []
+    farewell = True
+
+    def do_GET(self) -> None:
+        if self.unreached:
+            self.unreached.pop()
+            self.send_error(502, "error dialing backend")
+            return
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        for message in (
+            b"\x00\x90\x1f",
+            b"\x01\x90\x1f",
+            b"\x00answer",
+        ):  # the channels' beginnings, with the port, and data
+            self.wfile.write(bytes([0x82, len(message)]) + message)
+        if self.farewell:
+            self.wfile.write(b"\x88\x02\x03\xe8")
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def asked_of(relay: Relay) -> bytes:
+    """What comes back on one connection until it is closed."""
+    with socket.create_connection(("127.0.0.1", urlsplit(relay.url).port or 0), 20) as client:
+        found = b""
+        while data := client.recv(64):
+            found += data
+    return found
+
+
+def test_connections_to_a_pod_are_forwarded_once_the_cluster_reaches_its_kubelet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ThreadingHTTPServer(("127.0.0.1", 0), Kubelet)
+    Thread(target=api.serve_forever, daemon=True).start()
+    relay = Relay(
+        connected_to(f"http://127.0.0.1:{api.server_port}", tmp_path, monkeypatch), "models", lambda: "a", 8080
+    )
+    monkeypatch.setattr(forward, "_AGAIN", (0.0, 0.0, 0.0))
+    try:
+        Kubelet.unreached[:] = range(4)
+        with pytest.raises(DeployFailed) as failed:
+            relay.check()
+        (problem,) = failed.value.diagnostics
+        assert (problem.code, "error dialing backend" in problem.cause) == ("E666", True)
+        assert "the API server must reach the kubelets" in problem.remedy
+        Kubelet.unreached[:] = range(4)
+        assert asked_of(relay) == b""
+        assert relay.lost == 1, "it is told from a pod that does not answer"
+        Kubelet.unreached[:] = range(3)
+        assert asked_of(relay) == b"answer", "the client waits while the cluster is asked again"
+        Kubelet.unreached[:] = range(3)
+        relay.check()
+        assert relay.lost == 1
+        monkeypatch.setattr(Kubelet, "farewell", False)
+        assert asked_of(relay) == b"answer"
+        assert relay.lost == 2, "the cluster has broken the connection off"
+    finally:
+        relay.close()
+        api.shutdown()
+        api.server_close()
+
+
+class BrokenOff:
+    """A connection to a pod that breaks off at the first request, which is seen in this direction first."""
+
+    def __init__(self) -> None:
+        self.sock, self._other = socket.socketpair()
+        self._sent = Event()
+
+    def send_binary(self, _: bytes) -> None:
+        self._sent.set()
+        raise ConnectionResetError
+
+    def recv_data_frame(self, **_: bool) -> Any:
+        self._sent.wait()
+        time.sleep(0.1)
+        raise ConnectionResetError
+
+    def shutdown(self) -> None:
+        self.sock.close()
+        self._other.close()
+
+
+def test_a_connection_that_breaks_off_under_a_request_is_lost_whoever_sees_it_first() -> None:
+    relay = Relay(cast("Cluster", None), "models", lambda: "a", 8080)
+    relay._connect = lambda _: BrokenOff()  # type: ignore[assignment, method-assign]
+    try:
+        with socket.create_connection(("127.0.0.1", urlsplit(relay.url).port or 0), 20) as client:
+            client.sendall(b"request")
+            assert client.recv(64) == b""
+        assert relay.lost == 1
+    finally:
+        relay.close()

@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 import yaml
@@ -20,9 +20,10 @@ from orchestrator.store.state import Deployment, Image, Intent
 from orchestrator.store.store import Store
 from orchestrator.targets.kubernetes import asking, preflight
 from orchestrator.targets.kubernetes.connection import Refused
-from orchestrator.targets.kubernetes.helm import HelmRevision
+from orchestrator.targets.kubernetes.helm import HelmFailed, HelmRevision
 from orchestrator.targets.kubernetes.identity import require_same_place
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
+from orchestrator.targets.kubernetes.rollout import Rollout
 from orchestrator.targets.kubernetes.target import KubernetesTarget
 from orchestrator.targets.kubernetes.timing import rollout_seconds, update_seconds
 from orchestrator.targets.target import Release, Site
@@ -40,6 +41,7 @@ class RecordedCluster:
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
         self.made: list[str] = []
+        self.bodies: dict[str, Any] = {}
 
     def get(self, path: str, **_: Any) -> Any:
         answer = self.answers.get(path)
@@ -57,8 +59,12 @@ class RecordedCluster:
                 return None
             raise
 
+    def raw(self, method: str, path: str, **_: Any) -> bytes:
+        raise Refused(404, "NotFound", f"{method} {path} not found")
+
     def call(self, method: str, path: str, body: Any = None, **_: Any) -> Any:
         self.made.append(f"{method} {path}")
+        self.bodies[f"{method} {path}"] = body
         answer = self.answers.get(f"{method} {path}", {})
         if isinstance(answer, Exception):
             raise answer
@@ -219,18 +225,54 @@ def test_a_revision_that_serves_is_recorded_after_the_client_that_upgraded_to_it
 def test_one_that_does_not_serve_any_more_is_recorded_too_so_that_it_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestrator.targets.kubernetes.target._ENDPOINTS", 0.0)
-    monkeypatch.setattr("orchestrator.targets.kubernetes.target._LOOK", 0.01)
+    monkeypatch.setattr("orchestrator.targets.kubernetes.port_forwards._ENDPOINTS", 0.0)
+    for module in ("port_forwards", "releasing"):
+        monkeypatch.setattr(f"orchestrator.targets.kubernetes.{module}._LOOK", 0.01)
     new = target(serves(2, pods={}))
     (note,) = new.switch(2)
     assert "the Service digits has no endpoints" in note
-    monkeypatch.setattr("orchestrator.targets.kubernetes.target._MARGIN", -30.0)
+    monkeypatch.setattr("orchestrator.targets.kubernetes.releasing._MARGIN", -30.0)
     answers = serves(2)
     answers[f"{DEPLOYMENTS}/digits"] = deployment(2, replicas=1, ready=0)
     answers[f"{DEPLOYMENTS}/digits"]["spec"]["template"]["spec"]["containers"][0].pop("startupProbe")
     answers[f"{DEPLOYMENTS}/digits"]["spec"]["minReadySeconds"] = 0
     (note,) = target(answers).switch(2)
     assert "was not ready within 0 s" in note
+
+
+def test_an_update_by_another_command_is_in_progress_while_it_holds_the_lease() -> None:
+    answers = serves(2, record=2)
+    (record,) = answers[f"{NAMESPACE}/secrets"]["items"]
+    record["metadata"]["labels"]["status"] = "pending-upgrade"
+    lease = "/apis/coordination.k8s.io/v1/namespaces/models/leases/mlo-digits"
+    assert target(answers).observe().progress == ""
+    assert "its client died" in target(answers).observe().reason
+    held = {
+        "holderIdentity": "build-7:12:abc:1",
+        "renewTime": "2030-01-02T03:04:05.678901Z",
+        "leaseDurationSeconds": 30,
+    }
+    answers[lease] = {"metadata": {}, "spec": held}
+    found = target(answers).observe()
+    assert found.progress.startswith(
+        "an update is in progress (Helm: pending-upgrade): process 12 on build-7 holds the Lease"
+    )
+    assert "renewed it at 2030-01-02T03:04:05Z" in found.progress
+    answers[lease] = Refused(403, "Forbidden", "no")
+    assert target(answers).observe().progress == ""
+
+
+def test_a_deployment_of_somebody_else_or_without_its_probes_is_seen_as_what_it_is() -> None:
+    answers = serves(1)
+    live = answers[f"{DEPLOYMENTS}/digits"]
+    (server,) = live["spec"]["template"]["spec"]["containers"]
+    server["startupProbe"]["httpGet"]["scheme"] = "HTTPS"
+    del server["readinessProbe"]  # by `kubectl edit`
+    assert target(answers).observe().endpoint == "https://digits.models.svc:80"
+    live["metadata"]["annotations"] = {}
+    live["spec"]["template"]["spec"]["containers"] = [{"name": "nginx"}]
+    found = target(answers).observe()
+    assert (found.health, found.reason) == ("degraded", "the Deployment digits is not one that mlo made")
 
 
 @pytest.mark.parametrize("status", ["failed", "pending-upgrade"])
@@ -279,7 +321,46 @@ def test_a_candidate_of_another_chart_is_refused_before_anything_is_computed() -
         "/apis": {"groups": [{"name": name} for name in ("apps", "networking.k8s.io", "coordination.k8s.io")]},
         "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews": {"status": {"allowed": True}},
     }
-    assert refused_by(target(answers, helm).check).code == "E662"
+    problem = refused_by(target(answers, helm).check)
+    assert problem.code == "E662"
+    assert "choose another `metadata: name:`" in problem.remedy
+    target(answers, RecordedHelm(other_candidate=helm.histories["digits-candidate"])).check()
+
+
+def test_what_helm_cannot_read_is_asked_for_again_once_it_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    helm = RecordedHelm(digits=(recorded(1, "deployed"),))
+
+    def forbidden(_: str) -> NoReturn:
+        raise HelmFailed("query: failed to query with labels: secrets is forbidden")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(helm, "history", forbidden)
+        problem = refused_by(lambda: target(serves(1), helm).stop())
+    assert (problem.code, "secrets is forbidden" in problem.cause) == ("E661", True)
+    assert problem.remedy.startswith("`helm history digits -n models` shows what there is")
+    target(serves(1), helm).stop()
+    assert "uninstall digits" in helm.done
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "told"),
+    [("Error", "E658", "docker run"), ("OOMKilled", "E659", "raise `hardware: memory:` in the spec")],
+)
+def test_pods_that_crash_end_a_rollout_and_those_that_run_do_not(reason: str, code: str, told: str) -> None:
+    answers = serves(2, pods={"a": 2})
+    (pod,) = answers[f"{NAMESPACE}/pods"]["items"]
+    ended = {"terminated": {"exitCode": 3, "reason": reason}}
+    again = {"name": "server", "image": "digits:1", "ready": False, "restartCount": 1, "lastState": ended}
+    crashed = {**again, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    pod["status"] = {"conditions": [{"type": "PodScheduled", "status": "True"}], "containerStatuses": [crashed]}
+
+    def rollout() -> Rollout:
+        return Rollout(cast("Any", RecordedCluster(answers)), "models", "digits", 2, 30, lambda _: None)
+
+    problem = refused_by(rollout().look)
+    assert (problem.code, told in problem.remedy) == (code, True), problem
+    pod["status"]["containerStatuses"] = [{**again, "restartCount": 0, "lastState": {}, "state": {"running": {}}}]
+    rollout().look()
 
 
 def test_a_target_that_has_lost_its_lease_lets_helm_change_nothing() -> None:
@@ -359,12 +440,12 @@ def test_every_pod_of_the_service_must_answer(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_rollout_may_take_as_long_as_its_pods_need_one_after_the_other() -> None:
     live = deployment(1, replicas=14)
-    assert rollout_seconds(live) == 14 * (12 * 5 + 5)
+    assert rollout_seconds(live, 10) == 14 * (10 + 12 * 5 + 5), "each may wait for a node and its image"
     live["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": "50%", "maxUnavailable": 0}}
-    assert rollout_seconds(live) == 2 * (12 * 5 + 5)
+    assert rollout_seconds(live, 0) == 2 * (12 * 5 + 5)
     values = {"replicas": {"min": 4, "max": 20}, "rollout": {"maxSurge": 0, "maxUnavailable": 2}}
-    assert update_seconds(30, values, None) == 2 * (30 + 5)
-    assert update_seconds(30, values, live) == 7 * (30 + 5), "an autoscaler has made more of them"
+    assert update_seconds(30, values, None, 10) == 2 * (10 + 30 + 5)
+    assert update_seconds(30, values, live, 0) == 7 * (30 + 5), "an autoscaler has made more of them"
 
 
 def test_helm_gets_that_time_for_an_upgrade_and_for_going_back(tmp_path: Path) -> None:
@@ -375,4 +456,30 @@ def test_helm_gets_that_time_for_an_upgrade_and_for_going_back(tmp_path: Path) -
     upgrading._upgrade("digits", release(tmp_path, replicas=14), {})
     with upgrading.lock():
         pass
-    assert helm.seconds == [30 + 14 * (60 + 5) + 60, 30 + 14 * (60 + 5) + 60]
+    assert helm.seconds == [14 * (30 + 60 + 5) + 60, 14 * (30 + 60 + 5) + 60]
+
+
+def test_a_rollout_that_makes_no_progress_is_given_up_before_all_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("orchestrator.targets.kubernetes.rollout.time.monotonic", lambda: now[0])
+    answers = serves(2, pods={"a": 2, "b": 2})
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    pods = answers[f"{NAMESPACE}/pods"]["items"]
+    for pod in pods:
+        pod["status"] = {"conditions": [scheduled], "containerStatuses": [{"name": "server", "state": {"running": {}}}]}
+    rollout = Rollout(cast("Any", RecordedCluster(answers)), "models", "digits", 2, 30, lambda _: None, each=100)
+    for now[0] in (50.0, 99.0):
+        rollout.look()
+    pods[0]["status"]["conditions"].append({"type": "Ready", "status": "True"})
+    pods[0]["status"]["containerStatuses"][0]["ready"] = True
+    for now[0] in (101.0, 200.0):
+        rollout.look()
+    now[0] = 202.0
+    problem = refused_by(rollout.look)
+    assert (problem.code, "pod b runs, but is not ready" in problem.cause) == ("E660", True)
+    assert "if it only needs longer, raise `deploy: wait:`" in problem.remedy
+    longer = Rollout(cast("Any", RecordedCluster(answers)), "models", "digits", 2, 30, lambda _: None, each=1000)
+    for now[0] in (300.0, 600.0):
+        longer.look()

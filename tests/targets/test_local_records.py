@@ -33,6 +33,10 @@ def test_a_record_that_cannot_be_read_names_the_file_and_the_remedy(change: dict
     assert observed.health == "degraded"
     assert "endpoint.json" in observed.reason
     assert LocalTarget(tmp_path).describe().removal.startswith("Stop ")
+    content = (tmp_path / Endpoint.FILE).read_bytes()
+    (tmp_path / Endpoint.FILE).unlink()
+    assert LocalTarget(tmp_path).observe().health == "stopped"
+    (tmp_path / Endpoint.FILE).write_bytes(content)
     (left,) = LocalTarget(tmp_path).stop()
     assert "endpoint.json cannot be read, and is removed" in left
     assert LocalTarget(tmp_path).stop() == ()

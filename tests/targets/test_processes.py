@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,8 +30,9 @@ from orchestrator.targets.local.messages import (
     StartRevision,
     Status,
 )
-from orchestrator.targets.local.ports import is_free
+from orchestrator.targets.local.ports import first_free, is_free
 from orchestrator.targets.local.target import LocalTarget
+from orchestrator.targets.target import Offers
 
 if TYPE_CHECKING:
     from tests.targets.conftest import Deployment, StandIn
@@ -159,8 +161,23 @@ def test_a_supervisor_that_hangs_is_killed_by_stop(deployment: Deployment, monke
     assert not any(_alive(process) for process in family)
 
 
-def test_a_supervisor_of_another_version_is_reported_with_the_remedy_and_can_be_stopped(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+def test_a_supervisor_that_does_not_start_starts_once_what_its_error_output_names_is_corrected(
+    deployment: Deployment,
+) -> None:
+    (deployment.folder / "control.sock" / "in the way").mkdir(parents=True)
+    with pytest.raises(DeployFailed) as failure:
+        deployment.target.prepare()
+    told = failure.value.diagnostics[0]
+    assert (told.code, told.remedy.partition(";")[0]) == ("E601", "its error output ends with the reason")
+    named = dict(note.split(": ", 1) for note in told.notes)["error output"]
+    assert "control.sock" in Path(named).read_text(encoding="utf-8").strip().splitlines()[-1]
+    shutil.rmtree(deployment.folder / "control.sock")
+    deployment.deploy(1)
+    assert deployment.ask() == 1.0
+
+
+def test_a_supervisor_of_another_version_is_reported_and_ended_by_the_command_that_is_named(
+    deployment: Deployment, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment.deploy(1)
     supervisor = deployment.supervisor()
@@ -174,8 +191,13 @@ def test_a_supervisor_of_another_version_is_reported_with_the_remedy_and_can_be_
     observed = deployment.target.observe()
     assert (observed.running, observed.health) == (True, "degraded")
     assert f"protocol {PROTOCOL}" in observed.reason
-    deployment.target.stop()
-    assert not _alive(supervisor)
+    command = re.findall(r"`(kill \d+)`", told.remedy)[0]
+    subprocess.run(command.split(), check=True)
+    psutil.wait_procs([supervisor], timeout=20)
+    monkeypatch.undo()
+    monkeypatch.setattr("orchestrator.targets.local.launching.serving_backend", lambda _: stand_in)
+    deployment.deploy(1)
+    assert deployment.ask() == 1.0
 
 
 def test_a_supervisor_refuses_what_it_cannot_read(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +232,24 @@ def test_a_port_that_is_in_use_is_named(deployment: Deployment) -> None:
     assert LocalTarget(deployment.folder, port).prepare() == f"http://127.0.0.1:{port}"
 
 
+def test_a_free_port_that_another_program_takes_just_then_is_left_to_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[socket.socket] = []
+
+    def first(name: str) -> int:
+        port = first_free(name)
+        if not others:
+            others.append(socket.create_server(("127.0.0.1", port)))
+        return port
+
+    monkeypatch.setattr("orchestrator.targets.local.target.first_free", first)
+    endpoint = deployment.deploy(1, factor=2)
+    with others[0]:
+        assert endpoint != f"http://127.0.0.1:{others[0].getsockname()[1]}"
+        assert deployment.ask(1.0, endpoint) == 2.0
+
+
 def test_a_port_that_is_in_use_is_found_before_anything_is_computed(deployment: Deployment) -> None:
     with socket.socket() as other:
         port = next(each for each in range(21001, 22000, 2) if is_free(each) and is_free(each - 1))
@@ -222,7 +262,7 @@ def test_a_port_that_is_in_use_is_found_before_anything_is_computed(deployment: 
         assert diagnostic.at == ("deploy", "port")
         LocalTarget(deployment.folder, port - 1).check()
         with pytest.raises(DeployFailed, match=f"port {port} of"):
-            LocalTarget(deployment.folder, port - 1).check(grpc=True)
+            LocalTarget(deployment.folder, port - 1).check(Offers(grpc=True))
     assert not deployment.folder.exists(), "nothing was started or written"
 
 

@@ -15,7 +15,6 @@ import pytest
 from orchestrator.backends.backend import Unavailable
 from orchestrator.errors import Busy, DeployFailed
 from orchestrator.targets.local.control import FAILED_ON_THE_WAY, ControlRefusedError
-from orchestrator.targets.local.target import LocalTarget
 from orchestrator.targets.target import Release
 
 if TYPE_CHECKING:
@@ -27,7 +26,16 @@ Eventually = Callable[[Callable[[], bool]], None]
 
 
 def test_the_first_revision_serves_on_the_endpoint(deployment: Deployment) -> None:
+    for code, call in (("E619", deployment.target.url), ("E615", lambda: list(deployment.target.logs(1)))):
+        with pytest.raises(DeployFailed) as not_yet:
+            call()
+        assert (not_yet.value.diagnostics[0].code, not_yet.value.diagnostics[0].remedy) == (
+            code,
+            "run `mlo apply` with its spec",
+        )
     endpoint = deployment.deploy(1, factor=10)
+    assert deployment.target.url() == endpoint
+    assert list(deployment.target.logs(1))
     assert deployment.ask(2.0, endpoint) == 20.0
     observed = deployment.target.observe()
     assert (observed.running, observed.health, observed.revision) == (True, "healthy", 1)
@@ -97,11 +105,17 @@ def test_a_new_revision_that_does_not_start_leaves_the_previous_one_serving(
     assert diagnostic.code == code
     assert cause in diagnostic.cause
     assert "serving r2" in diagnostic.cause
-    assert diagnostic.remedy
     assert diagnostic.notes == (f"log: {deployment.folder / 'serving.log'}",)
     assert deployment.ask() == 1.0
     assert deployment.target.observe().health == "healthy"
     assert len(_servers(deployment)) == 1
+    told = {
+        "E603": "correct what its log ends with; if that is nothing of yours, choose another `serving.backend`",
+        "E604": "if the machine was busy, run the same command again; if not, its log says what the server waits for",
+    }
+    assert diagnostic.remedy == told[code]
+    deployment.deploy(2, factor=3)
+    assert deployment.ask() == 3.0
 
 
 def test_a_failed_revisions_last_log_lines_are_shown(deployment: Deployment) -> None:
@@ -125,8 +139,11 @@ def test_a_candidate_takes_no_traffic_before_the_switch_and_none_after_a_drop(de
     with pytest.raises(DeployFailed, match="not switched") as failure:
         deployment.target.switch(2)
     assert failure.value.diagnostics[0].code == "E607"
+    assert failure.value.diagnostics[0].remedy.startswith("run the same command again, which starts the revision anew")
     assert deployment.ask() == 1.0
     assert [path.name.partition("-")[0] for path in (deployment.folder / "scratch").iterdir()] == ["r1"]
+    deployment.deploy(2, factor=2)
+    assert deployment.ask() == 2.0
 
 
 def test_a_switch_that_failed_on_the_way_is_not_called_refused(
@@ -135,7 +152,7 @@ def test_a_switch_that_failed_on_the_way_is_not_called_refused(
     def full(*_: object, **__: object) -> NoReturn:
         raise ControlRefusedError(FAILED_ON_THE_WAY, "no space left on device")
 
-    monkeypatch.setattr(LocalTarget, "_ask", full)
+    monkeypatch.setattr("orchestrator.targets.local.target.answered", full)
     with pytest.raises(DeployFailed, match="to revision 2 failed on the way") as failure:
         deployment.target.switch(2)
     assert failure.value.diagnostics[0].code == "E607"
@@ -180,6 +197,8 @@ def test_a_missing_backend_is_reported_before_anything_starts(deployment: Deploy
     found = failure.value.diagnostics[0]
     assert (found.code, found.cause) == ("E616", "no Java 17 on the PATH")
     assert found.remedy.startswith("install Java; ")
+    stand_in.missing = None
+    assert deployment.start(1)
 
 
 def test_a_backend_is_checked_for_the_devices_of_its_folder(deployment: Deployment, stand_in: StandIn) -> None:

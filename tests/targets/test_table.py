@@ -142,12 +142,27 @@ def test_a_target_has_texts_for_the_commands(name: str, site: Site, tmp_path: Pa
     assert "digits" in words.removal
 
 
+def test_one_folder_or_port_is_of_one_deployment_only(tmp_path: Path) -> None:
+    def claims(target: str, **keys: Any) -> list[str]:
+        return list(
+            TARGETS[target].section.model_validate({"target": target, **keys}).claims(tmp_path / "specs").values()
+        )
+
+    assert claims("gitops", path="../git/digits") == [f"the folder {tmp_path}/git/digits"]
+    assert claims("folder", path=f"{tmp_path}/git/digits") == claims("gitops", path="../git/digits")
+    (tmp_path / "link").symlink_to("git")
+    assert claims("gitops", path="../link/digits") == claims("gitops", path="../git/digits")
+    assert claims("local", port=8080) == ["port 8080 of this machine"]
+    assert claims("docker", port=8080) != claims("docker", port=8080, address="10.0.0.7")
+    assert claims("local") == claims("docker") == claims("kubernetes") == []
+
+
 @every_row_here
 def test_a_target_that_cannot_split_traffic_says_so(name: str, site: Site, tmp_path: Path) -> None:
     target = wanted(name, site, tmp_path)
     target.check()
-    for refuse in (lambda: target.check(0.5), lambda: target.switch(1, 0.5)):
-        with pytest.raises(DeployFailed) as refused:
-            refuse()
-        assert refused.value.diagnostics[0].code == "E623"
-        assert "0.5" in refused.value.diagnostics[0].cause
+    with pytest.raises(DeployFailed) as refused:
+        target.split(1, 0.5)
+    assert refused.value.diagnostics[0].code == "E623"
+    assert "0.5" in refused.value.diagnostics[0].cause
+    assert refused.value.diagnostics[0].remedy.startswith("ask for 1.0")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.certificate import pinned_connection
+from orchestrator.targets.certificate import in_file, pinned_connection
 from tests.certificates import certificate
 from tests.targets.test_handover import BODY, Own, ask
 
@@ -55,7 +55,7 @@ def test_the_endpoint_is_https_and_is_answered_by_the_server_itself(own: Own, tr
     assert own.target.url() == own.target.observe().endpoint == f"https://127.0.0.1:{port}"
     assert own.target.observe().health == "healthy"
     assert ask_tls(port, trust) == 1.0
-    connection = pinned_connection("127.0.0.1", port, 30.0, trust)
+    connection = pinned_connection("127.0.0.1", port, 30.0, in_file(trust))
     mine = connection.sock.getsockname()[1]
     assert any(each.raddr[1:] == (mine,) for each in own.server().net_connections("tcp"))
     connection.close()

@@ -20,7 +20,16 @@
 {{- /* Selectors never change during the life of a release, so they contain nothing from the decision. */ -}}
 {{- define "mlo-model.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "mlo-model.name" . | quote }}
+{{- if .Values.candidate.of }}
+mlo/candidate-of: {{ .Values.candidate.of | quote }}
+{{- else }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* By this label, the Service of the release that a candidate stands beside selects the candidate's pods as well, or does not. */ -}}
+{{- define "mlo-model.podInstance" -}}
+app.kubernetes.io/instance: {{ .Values.candidate.traffic | ternary .Values.candidate.of .Release.Name | quote }}
 {{- end }}
 
 {{- /* Those of the pod of `helm test`, which no Service may select. */ -}}
@@ -32,6 +41,9 @@ app.kubernetes.io/component: test
 
 {{- define "mlo-model.ownLabels" -}}
 {{ include "mlo-model.selectorLabels" . }}
+{{- if .Values.candidate.of }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
 {{- with include "mlo-model.version" . }}
 app.kubernetes.io/version: {{ . | quote }}
 {{- end }}
@@ -50,12 +62,13 @@ mlo/variant: {{ .Values.model.variant | quote }}
 
 {{- /*
 Labels and annotations of an object: list of the root, then mappings of its own. The chart's come first, because selectors
-depend on some, then the object's own, then those of all objects.
+depend on some, then the object's own, then those of all objects. A fourth item has labels that precede even the chart's.
 */ -}}
 {{- define "mlo-model.labelled" -}}
 {{- $root := index . 0 -}}
+{{- $first := gt (len .) 3 | ternary (last .) dict -}}
 labels:
-  {{- toYaml (merge (include "mlo-model.ownLabels" $root | fromYaml) (deepCopy (index . 1)) (deepCopy $root.Values.labels)) | nindent 2 }}
+  {{- toYaml (merge (deepCopy $first) (include "mlo-model.ownLabels" $root | fromYaml) (deepCopy (index . 1)) (deepCopy $root.Values.labels)) | nindent 2 }}
 {{- with merge (deepCopy (index . 2)) (deepCopy $root.Values.annotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -111,6 +124,12 @@ mlo/settings: {{ . | quote }}
 {{- end }}
 {{- if and .Values.inferenceService.enabled (or .Values.ingress.enabled .Values.httpRoute.enabled) }}
 {{- fail "inferenceService: KServe brings the route of an InferenceService; disable ingress and httpRoute" }}
+{{- end }}
+{{- if and .Values.inferenceService.enabled $tls }}
+{{- fail "inferenceService: KServe's routes send plain HTTP to the pods; clear tls, and let KServe's gateway have the certificate" }}
+{{- end }}
+{{- if and .Values.candidate.traffic (not .Values.candidate.of) }}
+{{- fail "candidate: traffic needs `of`, the release whose Service sends it" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress: hosts is empty; name at least one" }}

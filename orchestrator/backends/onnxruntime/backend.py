@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.backends.backend import InProcess
 from orchestrator.backends.own_server import SERVER_TOOLS, OwnServer
+from orchestrator.steps.runtime_options import session_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,9 @@ class OnnxRuntime(OwnServer):
 
     name = "onnxruntime"
     runtimes = MappingProxyType({"onnx": InProcess("orchestrator.frameworks.onnx.runtime:open_onnx", ("onnxruntime",))})
-    options = frozenset({"threads", "instances", "graph_optimization", "execution_provider", "batching"})
+    options = frozenset(
+        {"threads", "instances", "graph_optimization", "execution_provider", "batching", "spinning", "memory_arena"}
+    )
     tools = ("onnxruntime", *SERVER_TOOLS)
     modules = MappingProxyType(
         dict.fromkeys(("onnxruntime", "uvloop", "httptools", "orjson", "prometheus_client"), "server")
@@ -38,9 +41,9 @@ class OnnxRuntime(OwnServer):
         )
 
     def session_settings(self, settings: ServingSettings) -> Mapping[str, Any]:
-        """The execution provider with its devices, and the level of graph optimization."""
-        level = settings.options.graph_optimization
-        optimized = {} if level == "all" else {"graph_optimization": level}
+        """The execution provider with its devices, and the options of a session that are not the defaults."""
+        changed = session_options(settings.options)
+        optimized = {name: value for name, value in changed.items() if name != "execution_provider"}
         if not settings.devices:
             return {"provider": settings.options.execution_provider or "CPUExecutionProvider", **optimized}
         return {

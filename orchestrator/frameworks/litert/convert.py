@@ -65,7 +65,8 @@ def _compare_tensors(
                 raise StepError(
                     "E424",
                     f"the conversion fixed dimension {dim} of {role} {tensor.name} at {size}",
-                    remedy=f"read sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
+                    remedy="read sizes from the tensor's shape in the model's code, or "
+                    f"declare dimension {dim} as {size}: `dims: {{{dim}: {{min: {size}, max: {size}}}}}`",
                     at=("model", "dims", dim),
                 )
 

@@ -24,7 +24,7 @@ from orchestrator.frameworks.source.outputs import failed_call
 from orchestrator.frameworks.source.probe import write_probed
 from orchestrator.frameworks.source.runtime import gpu_not_used
 from orchestrator.frameworks.source.smallest_batch import naming_the_batch
-from orchestrator.steps.context import StepContext, StepError, refuse_as, refuse_on
+from orchestrator.steps.context import StepContext, StepError, refuse_as
 from orchestrator.steps.parameters import ImportParameters, ProbeParameters
 from orchestrator.steps.reasons import headline
 
@@ -187,27 +187,43 @@ def _guarded(run: Callable[[Mapping[str, Array]], dict[str, Array]], signature: 
     return answer
 
 
+_OTHER_OPERATORS = (
+    "build the model of operators that LiteRT has and convert it again, or deploy the model that it was converted from: "
+    "`kind: keras` or `kind: saved-model`"
+)
+
+
 def _opened(path: Path, threads: int) -> tuple[Interpreter, TfliteFile]:
     expect_kind(path, "tflite", "tflite")
-    with refuse_on(
-        (ValueError, RuntimeError),
-        "E302",
-        "the LiteRT model cannot be loaded",
-        cause=_cause,
-        remedy="the file is cut short or damaged: copy or convert it again",
-        at=AT_WEIGHTS,
-    ):
+    with refuse_as((ValueError, RuntimeError), _unreadable):
         interpreter, file = open_interpreter(path, threads)
     if file.tensorflow_operators:
         raise StepError(
             "E366",
             f"the model needs operators of TensorFlow: {', '.join(file.tensorflow_operators)}",
             cause='it was converted with "Select TF ops", whose kernels LiteRT does not have',
-            remedy="replace these with other operators, or deploy the model that it was converted from: `kind: keras` or "
-            "`kind: saved-model`",
+            remedy=_OTHER_OPERATORS,
             at=AT_WEIGHTS,
         )
     return interpreter, file
+
+
+def _unreadable(error: Exception) -> StepError:
+    if "Didn't find op for builtin opcode" in str(error):
+        return StepError(
+            "E366",
+            "the model uses an operator in a version that this LiteRT does not have",
+            cause=_cause(error),
+            remedy=f"convert it again with an older TensorFlow, or install a newer ai-edge-litert than {version('ai-edge-litert')}",
+            at=AT_WEIGHTS,
+        )
+    return StepError(
+        "E302",
+        "the LiteRT model cannot be loaded",
+        cause=_cause(error),
+        remedy="the file is cut short or damaged: copy or convert it again",
+        at=AT_WEIGHTS,
+    )
 
 
 def _unprepared(error: Exception, file: TfliteFile) -> StepError:
@@ -216,7 +232,7 @@ def _unprepared(error: Exception, file: TfliteFile) -> StepError:
             "E366",
             f"the model needs operators that LiteRT does not have: {', '.join(file.custom_operators)}",
             cause="they are custom operators, which need a library of their own",
-            remedy="convert the model without `allow_custom_ops`, so that it uses LiteRT's own operators only",
+            remedy=_OTHER_OPERATORS,
             at=AT_WEIGHTS,
         )
     return StepError(

@@ -159,11 +159,21 @@ def _inside(tensor: Any, location: str) -> str:
             "E360",
             f"the model takes the tensor `{tensor.name}` from a file outside its folder",
             cause=f"it names {location!r}, and only files below the folder of the model's file are read",
-            remedy="put the file beside the model and save it again: onnx.save(onnx.load(path), path, "
-            'save_as_external_data=True, location="model.onnx.data")',
+            remedy=_name_beside(location, path.name),
             at=AT_WEIGHTS,
         )
     return str(path)
+
+
+def _name_beside(location: str, name: str) -> str:
+    """How to move a tensor's file beside the model; onnx itself loads no model whose data lie elsewhere."""
+    if name in ("", ".."):
+        return "export the model again, with its tensors in a file beside it"
+    return (
+        f"put that file beside the model, and let the model name it there: m = onnx.load(path, load_external_data=False); "
+        f"[setattr(e, 'value', {name!r}) for t in m.graph.initializer for e in t.external_data "
+        f"if e.value == {location!r}]; onnx.save(m, path)"
+    )
 
 
 def _mapped(file: str, folder: Path) -> memoryview:

@@ -171,10 +171,11 @@ LARGEST_ONNX_FILE = 1900 * 2**20
 
 
 class OnnxSize(TypedDict):
-    """The opset of a model, and the number of nodes in its graph."""
+    """The opset of a model, the number of nodes in its graph, and their operators, each once."""
 
     opset: int
     nodes: int
+    operators: tuple[str, ...]
 
 
 def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSize:
@@ -190,7 +191,7 @@ def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSiz
             are kept.
 
     Returns:
-        The opset and the number of nodes.
+        The opset, the number of nodes and the operators.
 
     Raises:
         StepError: E424, the file is not valid ONNX, or its inputs or outputs are not the declared ones.
@@ -209,7 +210,8 @@ def finish(path: Path, signature: Signature, *, checked: bool = True) -> OnnxSiz
     _compare_tensors("input", [_declared(value) for value in model.graph.input], signature.inputs, signature)
     _compare_tensors("output", [_declared(value) for value in model.graph.output], signature.outputs, signature)
     opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
-    return {"opset": opset, "nodes": len(model.graph.node)}
+    operators = tuple(sorted({node.op_type for node in model.graph.node}))
+    return {"opset": opset, "nodes": len(model.graph.node), "operators": operators}
 
 
 def _strip(model: Any) -> None:
@@ -272,6 +274,7 @@ def _compare_tensors(
                 raise StepError(
                     "E424",
                     f"the conversion fixed dimension {dim} of {role} {name} at {size}",
-                    remedy=f"read sizes from the tensor's shape in the model's code, or declare dimension {dim} as {size}",
+                    remedy="read sizes from the tensor's shape in the model's code, or "
+                    f"declare dimension {dim} as {size}: `dims: {{{dim}: {{min: {size}, max: {size}}}}}`",
                     at=("model", "dims", dim),
                 )

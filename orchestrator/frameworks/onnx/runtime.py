@@ -95,8 +95,8 @@ class OrtRuntime:
         return RuntimeFacts("onnxruntime", versions, self._threads, providers=tuple(self._session.get_providers()))
 
 
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Session options for exactly `threads` threads, which do not spin while waiting.
+def session_options(threads: int, *, spinning: bool = False) -> onnxruntime.SessionOptions:
+    """Session options for exactly `threads` threads, which do not spin while waiting unless they are told to.
 
     Spinning reduces the latency a little if a process has the machine to itself, and increases it a lot if CPUs are limited
     or shared.
@@ -106,7 +106,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.log_severity_level = (
         3  # errors only: its warnings are about nodes, not about anything that a user can change
     )
@@ -156,9 +156,12 @@ def open_onnx(
     *,
     graph_optimization: GraphOptimization = "all",
     execution_provider: str = "CPUExecutionProvider",
+    spinning: bool = False,
+    memory_arena: bool = True,
 ) -> OrtRuntime:
     """Load `model.onnx` of a variant; see `open_with`."""
-    options = session_options(threads)
+    options = session_options(threads, spinning=spinning)
+    options.enable_cpu_mem_arena = memory_arena
     options.graph_optimization_level = _GRAPH_OPTIMIZATION[graph_optimization]
     # Its exceptions have no common base class; every message is taken as the reason.
     with refuse_as(Exception, _variant_not_loaded):

@@ -142,12 +142,15 @@ def check_declared(model: GivenModel, signature: Signature, names: Names) -> lis
             raise StepError(
                 "E362",
                 f"the model's output `{found.tensor}` is {found.dtype}, which no response can carry",
-                cause=output_remedy(found),
-                remedy="do that, or declare only the other outputs in `outputs:`",
+                remedy=f"{output_remedy(found)}; or declare only the other outputs in `outputs:`",
                 at=("model", "outputs", number),
             )
     if lacking := [name for name in inputs if name not in names["inputs"].values()]:
-        raise _differs(f"the model also takes {_listed(lacking)}, for which nothing is declared", ("model", "inputs"))
+        raise _differs(
+            f"the model also takes {_listed(lacking)}, for which nothing is declared",
+            ("model", "inputs"),
+            remedy=f"add {_listed(lacking)} to `inputs:`, or leave `inputs` out to have all of them read from the model",
+        )
     for role in ("inputs", "outputs"):
         _check_once(role, names[role])
     _check_apart(names)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.artifacts.imported import SamplesKind
     from orchestrator.frameworks.source.samples import Array
     from orchestrator.spec.signature import Signature
+    from orchestrator.steps.pass_options import RangeRule
 
 __all__ = ["CalibrationRows", "choose"]
 
@@ -48,9 +49,10 @@ class CalibrationRows:
     _inputs: Mapping[str, Array]
     _rows: Array
 
-    def facts(self, percentile: float = 100.0) -> Calibration:
-        """For the variant's facts: with these rows, and ranges that cover so many per cent of the values."""
-        method: Literal["min-max", "percentile"] = "min-max" if percentile == 100.0 else "percentile"
+    def facts(self, percentile: float = 100.0, rule: RangeRule = "percentile") -> Calibration:
+        """For the variant's facts: with these rows, and ranges that cover so many per cent of the values or are found by `rule`."""
+        covering: Literal["min-max", "percentile"] = "min-max" if percentile == 100.0 else "percentile"
+        method: Literal["min-max", "percentile", "entropy"] = "entropy" if rule == "entropy" else covering
         return Calibration(rows=self.rows, unseen=self.unseen, samples=self.samples, method=method)
 
     def calls(self, *, equal: bool = False) -> Iterator[dict[str, Array]]:

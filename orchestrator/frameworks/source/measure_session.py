@@ -3,11 +3,12 @@
 `python -m orchestrator.frameworks.source.measure_session COMMANDS REPLIES` reads lines of JSON from one descriptor and writes
 one line to the other for each. The parent's side is `orchestrator.measure.session`, the commands are:
 
-    {"do": "open", "opener": "module:function", "arguments": {...}, "samples": PATH, "batched": true}
-        → {"seconds": load time, "facts": {...}}
+    {"do": "open", "opener": "module:function", "arguments": {...}, "samples": PATH, "batched": true, "instances": 1}
+        → {"seconds": load time, "facts": {...}}; with more instances than one, so many copies of the model are loaded
     {"do": "run", "rows": 8, "calls": 1000, "seconds": 0.05, "untimed": 1}
         → {"seconds": [...]}, one number for each call: at most `calls` of them, none started after `seconds`; preceded by
-        `untimed` calls, because another process has used the caches meanwhile
+        `untimed` calls, because another process has used the caches meanwhile. With several instances a call is one of each, all
+        at once, and takes until the last has ended
 
 Every reply holds `peak_rss`, bytes. A command that fails is answered with {"error": {"ending", "diagnostic"}}: an `Ending`,
 and a `Diagnostic` as JSON.
@@ -21,6 +22,7 @@ import json
 import os
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -77,56 +79,70 @@ class MeasuredRuntime:
     """One runtime and the inputs it is measured with."""
 
     def __init__(self) -> None:
-        self._runtime: Runtime | None = None
+        self._runtimes: list[Runtime] = []
+        self._pool: ThreadPoolExecutor | None = None
         self._samples: dict[str, np.ndarray[Any, Any]] = {}
         self._batched = True
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, list[_Call]] = {}
 
     def open(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Load the model; the time includes importing what it needs."""
         module, _, function = command["opener"].partition(":")
         arguments = {name: _FROM_JSON.get(name, _as_is)(value) for name, value in command["arguments"].items()}
+        instances = command["instances"]
         begun = perf_counter()
-        runtime: Runtime = getattr(importlib.import_module(module), function)(**arguments)
+        opener = getattr(importlib.import_module(module), function)
+        runtimes: list[Runtime] = [opener(**arguments) for _ in range(instances)]
         seconds = perf_counter() - begun
         names = [tensor["name"] for tensor in command["arguments"]["signature"]["inputs"]]
         with np.load(command["samples"], allow_pickle=False) as samples:
             self._samples = {name: samples[name] for name in names}
         self._batched = command["batched"]
-        self._runtime = runtime
+        self._runtimes = runtimes
+        self._pool = ThreadPoolExecutor(instances) if instances > 1 else None
         gc.collect()
         gc.freeze()  # a framework's modules are a hundred thousand objects, which later collections would traverse
-        return {"seconds": seconds, "facts": runtime.facts().as_json()}
+        return {"seconds": seconds, "facts": runtimes[0].facts().as_json()}
 
     def run(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Call the model repeatedly with the same rows."""
-        runtime, call = self._runtime, self._call(command["rows"])
-        if runtime is None:
+        if not self._runtimes:
             raise ValueError("nothing is open")
+        each = self._each(command["rows"])
         calls, limit = command["calls"], command["seconds"]
         times: list[float] = []
         gc.disable()  # a collection during a call would count as the model's time
         try:
             for _ in range(command["untimed"]):
-                runtime.run(call.restored())
+                self._call_all(each)
             started = ended = perf_counter()
             while len(times) < calls and ended - started < limit:
-                inputs = call.restored()
-                begun = perf_counter()
-                runtime.run(inputs)
-                ended = perf_counter()
+                begun, ended = self._call_all(each)
                 times.append(ended - begun)
         finally:
             gc.enable()
         return {"seconds": times}
 
-    def _call(self, rows: int) -> _Call:
+    def _call_all(self, each: list[_Call]) -> tuple[float, float]:
+        """One call of every instance; when the first began and the last ended."""
+        inputs = [call.restored() for call in each]
+        if self._pool is None:
+            begun = perf_counter()
+            self._runtimes[0].run(inputs[0])
+            return begun, perf_counter()
+        begun = perf_counter()
+        running = [self._pool.submit(runtime.run, of) for runtime, of in zip(self._runtimes, inputs, strict=True)]
+        for call in running:
+            call.result()
+        return begun, perf_counter()
+
+    def _each(self, rows: int) -> list[_Call]:
+        """The call of each instance, with arrays of its own."""
         if rows not in self._calls:
             # Rows of the samples, repeated if there are too few.
             chosen = np.arange(rows) if self._batched else 0
-            self._calls[rows] = _Call(
-                {name: np.array(array.take(chosen, axis=0, mode="wrap")) for name, array in self._samples.items()}
-            )
+            inputs = {name: np.array(array.take(chosen, axis=0, mode="wrap")) for name, array in self._samples.items()}
+            self._calls[rows] = [_Call(inputs) for _ in self._runtimes]
         return self._calls[rows]
 
 

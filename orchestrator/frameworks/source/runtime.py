@@ -85,7 +85,12 @@ class OpenRuntime(Protocol):
     """The signature of the functions in `RUNTIMES`."""
 
     def __call__(
-        self, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
+        self,
+        directory: Path,
+        signature: Signature,
+        threads: int,
+        accelerator: Accelerator = "none",
+        **options: str | bool,
     ) -> Runtime:
         """Load the variant in `directory` to run on `threads` threads, or on a GPU if `accelerator` says so.
 
@@ -152,7 +157,12 @@ def open_runtime(format_name: str, directory: Path, signature: Signature, thread
 
 
 def open_with(
-    opener: str, directory: Path, signature: Signature, threads: int, accelerator: Accelerator = "none", **options: str
+    opener: str,
+    directory: Path,
+    signature: Signature,
+    threads: int,
+    accelerator: Accelerator = "none",
+    **options: str | bool,
 ) -> Runtime:
     """Load the variant in `directory` with the runtime of a backend, for comparisons: its calls share no arrays.
 

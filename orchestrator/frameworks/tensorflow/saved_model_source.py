@@ -76,8 +76,7 @@ class SavedModel:
                 cause="it holds an object that Python code may call, and nothing says with which inputs"
                 if self.graph.HasField("object_graph_def")
                 else "its graph does not say which tensors are inputs and outputs",
-                remedy="save it again with one: model = tf.saved_model.load('folder'); tf.saved_model.save(model, 'new', "
-                "signatures=tf.function(model.__call__).get_concrete_function(tf.TensorSpec([None, ...], tf.float32)))",
+                remedy=_how_to_sign(self.graph),
                 at=AT_WEIGHTS,
             )
         listed = ", ".join(f"`{name}`" for name in self.signatures)
@@ -212,6 +211,35 @@ def _served(content: Any) -> Any:
         cause=f"it holds {len(graphs)} graphs with the tags {tags}",
         remedy="save it with the tag `serve`",
         at=AT_WEIGHTS,
+    )
+
+
+def _how_to_sign(graph: Any) -> str:
+    """How to save a graph without signatures again with one, by the functions that it holds."""
+    if not graph.HasField("object_graph_def"):
+        tags = list(graph.meta_info_def.tags)
+        # With the graph's own saver: another one would leave operations that write files.
+        return (
+            "save it again with one, by its own names of tensors: with tf.Graph().as_default(), tf.compat.v1.Session() as s: "
+            f"m = tf.compat.v1.saved_model.load(s, {tags}, 'folder'); b = tf.compat.v1.saved_model.Builder('new'); "
+            f"b.add_meta_graph_and_variables(s, {tags}, {{'serving_default': "
+            "tf.compat.v1.saved_model.predict_signature_def({'x': s.graph.get_tensor_by_name('x:0')}, "
+            "{'y': s.graph.get_tensor_by_name('y:0')})}, saver=tf.compat.v1.train.Saver(saver_def=m.saver_def)); b.save()"
+        )
+    objects = graph.object_graph_def.nodes
+    functions = [
+        child.local_name
+        for child in (objects[0].children if objects else ())
+        if child.local_name.isidentifier() and objects[child.node_id].function.concrete_functions
+    ]
+    if not functions:
+        return "none of its functions was called before it was saved: where it was made, save it with `signatures=`"
+    name = "__call__" if "__call__" in functions else functions[0]
+    others = f"; its other functions are {', '.join(sorted({*functions} - {name}))}" if len(functions) > 1 else ""
+    return (
+        "save it again with one, with the shape and type that it takes: model = tf.saved_model.load('folder'); "
+        f"tf.saved_model.save(model, 'new', signatures=tf.function(model.{name})"
+        f".get_concrete_function(tf.TensorSpec([None, ...], tf.float32))){others}"
     )
 
 

@@ -193,14 +193,19 @@ def _class_name(kind: str, names: list[str], task: str, *, encoder: bool) -> str
         table = encoders
     found = table.get(kind)
     if found is None:
-        tasks = [task for task, table in _CLASSES.items() if kind in getattr(modeling_auto, table)]
+        refused = {_FEATURES, _SENTENCE} if hidden_states else {task}
+        tasks = [
+            other for other, table in _CLASSES.items() if kind in getattr(modeling_auto, table) and other not in refused
+        ]
         raise StepError(
             "E371",
             f"models of the type {kind} do not support the task {task}",
             cause="it is an encoder-decoder, which generates token by token"
             if hidden_states and encoder
             else f"transformers {transformers.__version__} has no class for it",
-            remedy=f"tasks of this type: {shown(tasks)}",
+            remedy=f"tasks of this type: {shown(tasks)}"
+            if tasks
+            else "mlo serves no task of this type; export the model to ONNX",
             at=_AT_TASK,
         )
     choices = [found] if isinstance(found, str) else list(found)
@@ -258,7 +263,9 @@ def _unknown_type(kind: Any, names: list[str]) -> StepError:
         if kind
         else "config.json does not say what type of model it is",
         cause=f"its architecture is {shown(names)}" if names else "config.json has no `model_type`",
-        remedy="install a version of transformers that knows it, or export the model to ONNX",
+        remedy="install a version of transformers that knows it, or export the model to ONNX"
+        if kind
+        else "save the model again with model.save_pretrained(folder), which writes `model_type`",
         at=AT_WEIGHTS,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -11,25 +11,36 @@ from orchestrator.machine.here import Here
 from orchestrator.optimize.sources import SOURCES
 from orchestrator.optimize.variants import Candidate
 from orchestrator.plan.found import PlannedModel
-from orchestrator.plan.revisions import BENCHMARK_RUNTIME, BENCHMARK_SERVER
+from orchestrator.plan.revisions import BENCHMARK_ROUND, BENCHMARK_RUNTIME, BENCHMARK_SERVER
 from orchestrator.plan.step import Step, StepInput, StepOutput
 from orchestrator.plan.steps.image import build_parameters
 from orchestrator.plan.steps.source import code_access, source_files, source_parameters, source_tools, union
 from orchestrator.plan.steps.variants import variant_output
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
-from orchestrator.steps.parameters import RuntimeBenchmarkParameters, ServerBenchmarkParameters, ServiceLevel
-from orchestrator.steps.roles import variant_role, verdict_role
+from orchestrator.steps.parameters import (
+    RoundParameters,
+    RuntimeBenchmarkParameters,
+    ServerBenchmarkParameters,
+    ServiceLevel,
+)
+from orchestrator.steps.roles import ROUND, variant_role, verdict_role
 from orchestrator.steps.runtime_options import Batching
 
 __all__ = [
+    "AT_ONCE",
     "batch_sizes",
     "candidate_outputs",
     "nothing_proves_the_service_level",
+    "round_id",
+    "round_step",
     "runtime_benchmark_step",
     "server_benchmark_step",
     "service_level",
 ]
+
+AT_ONCE = 8
+"""Candidates of a later round of a search that are measured in turns, besides those that they are compared with."""
 
 _NO_PROOF = "no server can be measured on this machine, so no candidate can prove `slo`"
 
@@ -42,10 +53,15 @@ _BUILDING = 3600.0
 
 
 def runtime_benchmark_step(
-    loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]
+    loaded: LoadedSpec,
+    model: PlannedModel,
+    here: Here,
+    candidates: Sequence[Candidate],
+    time_budget: float | None = None,
 ) -> Step:
-    """The step that measures all candidates and the model as given in their runtimes."""
+    """The step that measures candidates and the model as given in their runtimes; without a time budget, the spec's."""
     spec = loaded.spec
+    budget = spec.optimize.time_budget if time_budget is None else time_budget
     parameters = RuntimeBenchmarkParameters(
         candidates=tuple(c.parameters() for c in candidates),
         source=source_parameters(loaded, model),
@@ -53,7 +69,7 @@ def runtime_benchmark_step(
         batch_sizes=batch_sizes(loaded, model),
         cpus=spec.hardware.cpus,
         memory=spec.hardware.memory,
-        time_budget=spec.optimize.time_budget,
+        time_budget=budget,
         accelerator=spec.hardware.accelerator,
     )
     inputs = candidate_outputs(candidates)
@@ -72,15 +88,89 @@ def runtime_benchmark_step(
         accelerator=parameters.accelerator,
         exclusive=True,
         at=("benchmark",),
-        timeout=spec.optimize.time_budget + _BESIDES_MEASURING,
+        timeout=budget + _BESIDES_MEASURING,
         contenders="verified",
         pointless=_NO_PROOF if nothing_proves_the_service_level(spec, here, candidates) else "",
     )
 
 
-def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates: Sequence[Candidate]) -> Step:
-    """The step that measures the best candidates in their servers."""
+def round_step(
+    loaded: LoadedSpec,
+    model: PlannedModel,
+    here: Here,
+    candidates: Sequence[Candidate],
+    number: int,
+    *,
+    unverified: Collection[str] = (),
+    references: Collection[str] = (),
+    time_budget: float,
+) -> Step:
+    """The step that measures the candidates of a round of a search.
+
+    Args:
+        loaded: the spec.
+        model: its signature, and what was read from the model.
+        here: what is available on this machine.
+        candidates: of the round.
+        number: of the round, from 1.
+        unverified: names of those that are measured before they are verified.
+        references: names of those that the others are compared with.
+        time_budget: seconds.
+    """
     spec = loaded.spec
+    parameters = RoundParameters(
+        candidates=tuple(c.parameters() for c in candidates),
+        unverified=tuple(c.name for c in candidates if c.name in unverified),
+        drops=number == 1,
+        references=tuple(references),
+        at_once=AT_ONCE,
+        batch_sizes=batch_sizes(loaded, model),
+        cpus=spec.hardware.cpus,
+        memory=spec.hardware.memory,
+        objective=spec.optimize_for,
+        time_budget=time_budget,
+        accelerator=spec.hardware.accelerator,
+    )
+    inputs = {
+        role: source
+        for role, source in candidate_outputs(candidates).items()
+        if role not in {verdict_role(name) for name in unverified}
+    }
+    before = {} if number == 1 else {ROUND: StepOutput(round_id(number - 1))}
+    return Step(
+        id=round_id(number),
+        kind="benchmark",
+        function="orchestrator.measure.search_round:measure",
+        revision=BENCHMARK_ROUND,
+        params=parameters.as_json(),
+        inputs={"import": StepOutput("import"), **inputs, **before},
+        optional=frozenset(inputs),
+        tools=union(*(backend(c.backend).runtimes[c.variant.format].tools for c in candidates)),
+        machine=True,
+        accelerator=parameters.accelerator,
+        exclusive=True,
+        at=("optimize", "search"),
+        timeout=time_budget + _BESIDES_MEASURING,
+        contenders="verified",
+        pointless=_NO_PROOF if nothing_proves_the_service_level(spec, here, candidates) else "",
+    )
+
+
+def round_id(number: int) -> str:
+    """The id of the step that measures a round of a search, from 1."""
+    return f"benchmark.round-{number}"
+
+
+def server_benchmark_step(
+    loaded: LoadedSpec,
+    model: PlannedModel,
+    here: Here,
+    candidates: Sequence[Candidate],
+    time_budget: float | None = None,
+) -> Step:
+    """The step that measures the best candidates in their servers; without a time budget, the spec's."""
+    spec = loaded.spec
+    budget = spec.optimize.time_budget if time_budget is None else time_budget
     backends = sorted({c.backend for c in candidates})
     inside = spec.benchmark.inside
     parameters = ServerBenchmarkParameters(
@@ -88,12 +178,13 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         signature=model.signature,
         cpus=spec.hardware.cpus,
         memory=spec.hardware.memory,
-        slo=replace(service_level(spec), total_throughput=None),  # nothing is measured for it
+        # Nothing is measured for the total, nor does it matter here whether the levels decide.
+        slo=replace(service_level(spec), total_throughput=None, enforce=True),
         wires=spec.serving.wires,
         batching=_batching(spec),
         batch_sizes=batch_sizes(loaded, model),
         objective=spec.optimize_for,
-        time_budget=spec.optimize.time_budget,
+        time_budget=budget,
         assets=here.assets,
         servers={name: here.server(name).present for name in backends if BACKENDS[name].served},
         accelerator=spec.hardware.accelerator,
@@ -120,7 +211,7 @@ def server_benchmark_step(loaded: LoadedSpec, model: PlannedModel, here: Here, c
         accelerator=parameters.accelerator,
         exclusive=True,
         at=("slo",),
-        timeout=spec.optimize.time_budget + _BESIDES_MEASURING + (_BUILDING if inside == "container" else 0.0),
+        timeout=budget + _BESIDES_MEASURING + (_BUILDING if inside == "container" else 0.0),
         contenders="finalists",
     )
 

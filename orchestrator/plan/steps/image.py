@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import SpecInvalid
 from orchestrator.images.settings import image_settings
 from orchestrator.machine.here import Here
 from orchestrator.spec.load import LoadedSpec
@@ -25,27 +23,14 @@ def image_parameters(spec: ModelDeployment, here: Here) -> ImageParameters:
     return ImageParameters(
         platform=image_platform(here),
         wheels=spec.image.build.wheelhouse is not None or spec.image.build.pip_index is not None,
+        ca_bundle=spec.image.build.ca_bundle is not None,
         hashes=dict(here.hashes.known),
         unlocked=here.hashes.unlocked,
     )
 
 
 def build_parameters(loaded: LoadedSpec, here: Here) -> BuildParameters:
-    """For images of servers that are measured in containers.
-
-    Raises:
-        SpecInvalid: E492, requests come over TLS, whose certificate containers do not have while measuring.
-    """
-    if loaded.spec.serving.tls is not None:
-        raise SpecInvalid(
-            Diagnostic(
-                "E492",
-                "servers over TLS are not measured in containers",
-                loaded.span(("benchmark", "inside")),
-                cause="`serving.tls` is set, and only a process of this machine can read the certificate that measuring makes",
-                remedy="set `benchmark: {inside: process}`",
-            )
-        )
+    """For images of servers that are measured in containers."""
     settings = image_settings(loaded)
 
     def absolute(path: Path | None) -> str | None:

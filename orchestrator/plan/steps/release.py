@@ -27,7 +27,7 @@ from orchestrator.steps.parameters import (
 from orchestrator.steps.roles import variant_role
 from orchestrator.steps.server_options import ServerAuth, ServerLimits, ServerTls, ServerTraces
 
-__all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools"]
+__all__ = ["DRAIN_SECONDS", "live_steps", "render_step", "require_server_tools", "server_auth", "server_tls"]
 
 _LOAD_TOOLS = ("h2",)
 """What the load generator needs for gRPC."""
@@ -63,8 +63,8 @@ def render_step(loaded: LoadedSpec, model: PlannedModel, here: Here, candidates:
             cuda_graphs=bool(spec.hardware.devices) and spec.serving.cuda_graphs,
             grpc=spec.serving.offers_grpc,
             limits=ServerLimits(**spec.serving.limits.model_dump()),
-            auth=_auth(spec),
-            tls=_tls(spec),
+            auth=server_auth(spec),
+            tls=server_tls(spec),
             cors_origins=() if spec.serving.cors is None else tuple(spec.serving.cors.origins),
             traces=None if spec.serving.traces is None else ServerTraces(**spec.serving.traces.model_dump()),
         ),
@@ -106,12 +106,14 @@ def _most_replicas(loaded: LoadedSpec) -> tuple[int | None, str]:
     return None, ""
 
 
-def _auth(spec: ModelDeployment) -> ServerAuth | None:
+def server_auth(spec: ModelDeployment) -> ServerAuth | None:
+    """Where the server will read the tokens that it accepts; None if it asks for none."""
     auth = spec.serving.auth
     return None if auth is None else ServerAuth(auth.token_file, auth.secret or f"{spec.metadata.name}-token")
 
 
-def _tls(spec: ModelDeployment) -> ServerTls | None:
+def server_tls(spec: ModelDeployment) -> ServerTls | None:
+    """Where the server will read its certificate; None for plain HTTP."""
     tls = spec.serving.tls
     return None if tls is None else ServerTls(tls.certificate, tls.key, tls.secret or f"{spec.metadata.name}-tls")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestrator.backends.table import BACKENDS, backend
 from orchestrator.optimize.variants import Candidate, RefusedCandidate
@@ -12,17 +13,49 @@ from orchestrator.plan.steps.benchmark import candidate_outputs, service_level
 from orchestrator.plan.steps.source import union
 from orchestrator.spec.load import LoadedSpec
 from orchestrator.spec.models import ModelDeployment
-from orchestrator.steps.parameters import RefusedParameters, SelectParameters
+from orchestrator.steps.parameters import RefusedParameters, SearchedParameters, SelectParameters
+from orchestrator.steps.roles import verdict_role
 
-__all__ = ["select_step"]
+__all__ = ["Searched", "select_step"]
 
 
-def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Sequence[RefusedCandidate]) -> Step:
-    """The step that chooses among all candidates."""
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search adds to a decision.
+
+    Attributes:
+        fates: candidate → how the search ended for it, for those that are no finalists.
+        unverified: names of candidates without a step that verifies them.
+        not_made: candidates without any steps.
+        notes: a sentence each, without a full stop.
+    """
+
+    fates: Mapping[str, SearchedParameters] = field(default_factory=dict)
+    unverified: frozenset[str] = frozenset()
+    not_made: tuple[Candidate, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def select_step(
+    loaded: LoadedSpec,
+    candidates: Sequence[Candidate],
+    refused: Sequence[RefusedCandidate],
+    searched: Searched | None = None,
+) -> Step:
+    """The step that chooses among all candidates.
+
+    Args:
+        loaded: the spec.
+        candidates: that have steps.
+        refused: that are not tried.
+        searched: what a search found; None where there is none.
+    """
     spec = loaded.spec
+    searched = searched or Searched()
+    everyone = (*candidates, *searched.not_made)
     parameters = SelectParameters(
-        candidates=tuple(c.parameters() for c in candidates),
-        steps={c.name: c.steps for c in candidates},
+        candidates=tuple(c.parameters() for c in everyone),
+        steps={c.name: c.steps for c in everyone},
         refused=tuple(
             RefusedParameters(r.candidate, r.variant, r.format, r.precision, r.backend, r.reason) for r in refused
         ),
@@ -34,8 +67,11 @@ def select_step(loaded: LoadedSpec, candidates: Sequence[Candidate], refused: Se
         price_per_hour=spec.hardware.price_per_hour,
         runtime_level=_runtime_level(spec),
         accelerator=spec.hardware.accelerator,
+        searched=searched.fates,
+        search_notes=searched.notes,
     )
-    inputs = candidate_outputs(candidates)
+    without = {verdict_role(name) for name in searched.unverified}
+    inputs = {role: source for role, source in candidate_outputs(candidates).items() if role not in without}
     return Step(
         id="select",
         kind="select",

@@ -79,5 +79,5 @@ def _word(what: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} at {each}" for key, each in value.items()) or "none"
+        return ", ".join(f"{key} at {_word(what, each)}" for key, each in value.items()) or "none"
     return str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,17 @@ from orchestrator.targets.docker.marks import HOME
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["another_store", "engine_api", "is_status", "is_taken", "name_taken", "no_engine", "port_in_use", "refused"]
+__all__ = [
+    "another_store",
+    "engine_api",
+    "is_status",
+    "is_taken",
+    "name_taken",
+    "no_engine",
+    "port_in_use",
+    "refused",
+    "undo",
+]
 
 _TAKEN = re.compile(r"port is already allocated|address already in use|ports are not available")
 _NO_ADDRESS = re.compile(r"cannot assign requested address")
@@ -47,6 +57,20 @@ def is_status(error: BaseException, *statuses: int) -> bool:
     return getattr(error, "status_code", None) in statuses
 
 
+def undo(error: BaseException, what: str, act: Callable[[], object]) -> None:
+    """Do what undoes something that failed with `error`, which stays the one to show.
+
+    Args:
+        error: to which it is added if that fails too.
+        what: is done, for that.
+        act: what does it.
+    """
+    try:
+        act()
+    except Exception as second:  # noqa: BLE001 - the engine may have gone away, which the first error says
+        error.add_note(f"{what} also failed: {second}")
+
+
 def no_engine(cause: str, engine: EngineAddress | None = None) -> DeployFailed:
     """The engine does not respond; what serves there may do so all the same."""
     where = "the Docker Engine" if engine is None else f"the Docker Engine at {engine.host}"
@@ -72,7 +96,7 @@ def refused(cause: str, engine: EngineAddress) -> DeployFailed:
     elif "could not select device driver" in cause:
         remedy = "install the NVIDIA Container Toolkit on the engine's machine, or take `hardware: accelerator:` out of the spec"
     elif "bind source path does not exist" in cause:
-        remedy = "put the file with the tokens there on the engine's machine; user 65532 must be able to read it"
+        remedy = "put the files of `serving.auth` and `serving.tls` there on the engine's machine; user 65532 must be able to read them"
     return DeployFailed(
         Diagnostic(
             "E643", f"the Docker Engine at {engine.host} refused", cause=cause.strip().rstrip("."), remedy=remedy

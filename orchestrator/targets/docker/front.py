@@ -6,53 +6,48 @@ that they outlive mlo, the container and the engine.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
-from orchestrator.targets.docker.drift import published
-from orchestrator.targets.docker.failures import is_status, is_taken, name_taken, port_in_use
+from orchestrator.targets.docker.drift import kept_of, published
+from orchestrator.targets.docker.failures import is_status, is_taken, name_taken, port_in_use, undo
 from orchestrator.targets.docker.marks import ROLE, Marks
 from orchestrator.targets.docker.models import RESTART, log_limits, remove
 
 __all__ = [
     "CANDIDATE",
-    "GRPC",
-    "HTTP",
+    "CANDIDATE_TLS",
     "Published",
     "Routes",
     "create_front",
-    "front_image",
-    "is_renewable",
     "order",
-    "program_digest",
+    "ports_of",
     "published_by",
-    "remove_after",
+    "remove_trials",
     "routes_of",
     "start_front",
     "state_of",
+    "switched",
+    "try_ports",
     "wake",
 ]
 
-HTTP, GRPC, CANDIDATE = "8080/tcp", "8081/tcp", "8090/tcp"
+_HTTP, _GRPC, CANDIDATE = "8080/tcp", "8081/tcp", "8090/tcp"
 """The front's ports inside its container: for requests, over gRPC too, and for a revision that is being tried."""
+_TLS, _GRPC_TLS, CANDIDATE_TLS = "8443/tcp", "8444/tcp", "8091/tcp"
+"""The same for revisions that speak TLS: their connections are passed on as they are."""
 
-_REPOSITORY = "mlo-front"
-_PROGRAM = "mlo.front"
-"""The label with the digest of the front's program, which containers have from their image."""
 _STATE = "/var/lib/front"
 _USER = "65532:65532"
 _MEMORY = 256 * 2**20
 _PROCESSES = 64
 _TMPFS = {"/run/front": "size=1m,mode=0700,uid=65532,gid=65532"}
-_NOBODY = "nobody"
-_LAST_LINES = 12
+_NOBODY, _ROUTES = "nobody", "routes.map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +58,28 @@ class Published:
         address: for requests.
         port: for requests; the next one is for gRPC.
         grpc: whether that one is published too.
+        tls: whether requests come over TLS.
         trial: the address at which a revision is tried before it has the traffic; the engine chooses the port.
     """
 
     address: str
     port: int
     grpc: bool
+    tls: bool
     trial: str
 
     def bindings(self) -> dict[str, tuple[str, int | None]]:
-        """Port of the container → address and port of the machine."""
-        grpc: dict[str, tuple[str, int | None]] = {GRPC: (self.address, self.port + 1)} if self.grpc else {}
-        return {HTTP: (self.address, self.port), CANDIDATE: (self.trial, None), **grpc}
+        """Port of the container → address and port of the machine; a revision with TLS can be tried beside one without."""
+        requests, grpc = (_TLS, _GRPC_TLS) if self.tls else (_HTTP, _GRPC)
+        bound: dict[str, tuple[str, int | None]] = {requests: (self.address, self.port)}
+        bound |= dict.fromkeys((CANDIDATE, CANDIDATE_TLS), (self.trial, None))
+        return bound | ({grpc: (self.address, self.port + 1)} if self.grpc else {})
+
+    def besides(self, there: Published) -> dict[str, tuple[str, int | None]]:
+        """What can be tried of it while `there` publishes the same port: another address, and a port for gRPC that is new."""
+        if self.address != there.address:
+            return {CANDIDATE: (self.address, None)}
+        return {_GRPC: (self.address, self.port + 1)} if self.grpc and not there.grpc else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,59 +91,18 @@ class Routes:
 
 
 def published_by(front: Mapping[str, Any]) -> Published:
-    """What a front that is there publishes."""
-    ports = published(front["HostConfig"]["PortBindings"] or {})
-    address, _, port = ports[HTTP][0].rpartition(":")
-    return Published(address, int(port), GRPC in ports, ports[CANDIDATE][0].rpartition(":")[0])
+    """What a front was made to publish; what somebody has changed since is drift."""
+    ports: dict[str, list[str]] = kept_of(front)["facts"]["published ports"]
+    tls = _TLS in ports
+    address, _, port = ports[_TLS if tls else _HTTP][0].rpartition(":")
+    grpc = (_GRPC_TLS if tls else _GRPC) in ports
+    return Published(address, int(port), grpc, tls, ports[CANDIDATE][0].rpartition(":")[0])
 
 
-def front_image(api: Any, base: str, progress: Callable[[str], None]) -> str:
-    """The id of the front's image, which is built unless the engine has it.
-
-    Args:
-        api: of the engine.
-        base: the image of Debian or Ubuntu that it is built on: that of the model's image, which is there already.
-        progress: is called with what is built.
-
-    Raises:
-        DeployFailed: E645 it cannot be built.
-    """
-    from docker.errors import APIError  # noqa: PLC0415 - an extra
-
-    files, program = _context(base), program_digest()
-    tag = f"{_REPOSITORY}:{_digest({**files, _PROGRAM: program.encode()})}"
-    try:
-        return str(api.inspect_image(tag)["Id"])
-    except APIError as error:
-        if not is_status(error, 404):
-            raise
-    progress(f"building {tag}, which publishes the port (once for this engine)")
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
-    labels = {"mlo.role": "front-image", _PROGRAM: program}
-    for message in api.build(
-        fileobj=_tar(files),
-        custom_context=True,
-        tag=tag,
-        rm=True,
-        forcerm=True,
-        decode=True,
-        labels=labels,
-        timeout=1800,
-    ):
-        if "error" in message:
-            raise _not_built(tag, base, str(message["error"]), lines)
-        lines.extend(line.rstrip() for line in str(message.get("stream", "")).splitlines() if line.strip())
-    return str(api.inspect_image(tag)["Id"])
-
-
-def program_digest() -> str:
-    """What changes with the front's program, and not with the base of its image."""
-    return _digest(_context("debian"))
-
-
-def is_renewable(front: Mapping[str, Any]) -> bool:
-    """Whether another version of mlo made the front, with another program."""
-    return bool(front["Config"]["Labels"].get(_PROGRAM) != program_digest())
+def ports_of(front: Mapping[str, Any]) -> set[int]:
+    """The ports of the machine that a front has while it runs; 0 for those that the engine chooses."""
+    there = published(front["HostConfig"]["PortBindings"] or {})
+    return {int(each.rpartition(":")[2]) for bound in there.values() for each in bound}
 
 
 def create_front(
@@ -193,7 +157,7 @@ def create_front(
             hostname=name,
             user=_USER,
             ports=[(int(port.partition("/")[0]), "tcp") for port in bindings],
-            labels=marks.labels("front", revision, {"facts": facts, "network": network}),
+            labels=marks.labels("front", revision, {"facts": facts}),
             host_config=host,
             use_config_proxy=False,
         )
@@ -207,17 +171,9 @@ def create_front(
         if state is not None:
             api.put_archive(front, _STATE, state)
     except BaseException as error:
-        remove_after(error, api, front)
+        undo(error, f"removing the container {front[:12]}", lambda: remove(api, front))
         raise
     return front
-
-
-def remove_after(error: BaseException, api: Any, front: str) -> None:
-    """Remove a front that was made for something that failed with `error`, which stays the one to show."""
-    try:
-        remove(api, front)
-    except Exception as second:  # noqa: BLE001 - the engine may have gone away, which the first error says
-        error.add_note(f"removing the container {front[:12]} also failed: {second}")
 
 
 def wake(api: Any, container: Mapping[str, Any]) -> None:
@@ -252,26 +208,81 @@ def start_front(api: Any, front: str, what: Published) -> None:
         raise
 
 
+def try_ports(api: Any, marks: Marks, image: str, bindings: Mapping[str, tuple[str, int | None]]) -> None:
+    """Find out whether the engine publishes ports, by a container that does nothing and is removed.
+
+    Args:
+        api: of the engine.
+        marks: of the deployment.
+        image: id of the front's image.
+        bindings: port of the container → address and port of the machine; None for any.
+
+    Raises:
+        DeployFailed: E618 a port is in use.
+        APIError: the engine refuses, such as an address that its machine does not have.
+    """
+    from docker.errors import APIError  # noqa: PLC0415 - an extra
+
+    remove_trials(api, marks)
+    published_at = {port: [(at, number or "")] for port, (at, number) in bindings.items()}
+    host = api.create_host_config(port_bindings=published_at, auto_remove=True)
+    created = api.create_container(
+        image,
+        entrypoint=["sleep", "1"],
+        ports=[(int(port.partition("/")[0]), "tcp") for port in bindings],
+        labels=marks.labels("trial"),
+        host_config=host,
+        use_config_proxy=False,
+    )
+    try:
+        api.start(created)
+    except APIError as error:
+        for address, number in bindings.values():
+            if number is not None and is_taken(cause := str(error.explanation)):
+                raise port_in_use(number, address, cause.rpartition(": ")[2]) from error
+        raise
+    finally:
+        remove(api, created["Id"])
+
+
+def remove_trials(api: Any, marks: Marks) -> None:
+    """Remove containers that only tried ports, of commands that were killed meanwhile."""
+    for row in api.containers(all=True, filters={"label": [*marks.own["label"], f"{ROLE}=trial"]}):
+        remove(api, row["Id"])
+
+
 def order(api: Any, front: str, *words: str) -> str:
     """Give a running front an order; returns what it printed.
 
     Raises:
         DeployFailed: E646 it refused.
     """
-    run = api.exec_create(front, ["front", *words], user=_USER)
-    printed = api.exec_start(run["Id"]).decode("utf-8", "replace").strip()
+    from docker.errors import APIError  # noqa: PLC0415 - an extra
+
+    try:
+        run = api.exec_create(front, ["front", *words], user=_USER)
+        printed = str(api.exec_start(run["Id"]).decode("utf-8", "replace").strip())
+    except APIError as error:
+        if not is_status(error, 409):  # it does not run, such as between two crashes
+            raise
+        raise _refused(front, f"the engine cannot run `front {' '.join(words)}` there: {error.explanation}") from error
     code = api.exec_inspect(run["Id"])["ExitCode"]
     if code != 0:
-        raise DeployFailed(
-            Diagnostic(
-                "E646",
-                "the front of the deployment refused an order",
-                cause=f"`front {' '.join(words)}` ended with exit code {code}: {printed or 'it printed nothing'}",
-                remedy=f"remove it (docker rm --force --volumes {front[:12]}) and run `mlo apply` again, which makes a new one;"
-                " meanwhile nothing answers at the published port",
-            )
+        cause = f"`front {' '.join(words)}` ended with exit code {code}: {printed or 'it printed nothing'}"
+        raise _refused(front, cause)
+    return printed
+
+
+def _refused(front: str, cause: str) -> DeployFailed:
+    return DeployFailed(
+        Diagnostic(
+            "E646",
+            "the front of the deployment refused an order",
+            cause=cause,
+            remedy=f"remove it (docker rm --force --volumes {front[:12]}) and run `mlo apply` again, which makes a new one;"
+            " meanwhile nothing answers at the published port",
         )
-    return str(printed)
+    )
 
 
 def state_of(api: Any, front: str) -> bytes:
@@ -282,60 +293,48 @@ def state_of(api: Any, front: str) -> bytes:
 
 def routes_of(api: Any, front: str) -> Routes:
     """Which containers have the traffic, from what the front keeps; it need not run."""
-    texts: dict[str, str] = {}
-    with tarfile.open(fileobj=io.BytesIO(state_of(api, front))) as archive:
-        for member in archive.getmembers():
-            file = archive.extractfile(member)
-            if file is not None:
-                texts[member.name.rpartition("/")[2]] = file.read().decode("ascii", "replace")
-    slots = dict(line.partition("=")[::2] for line in texts.get("slots", "").splitlines())
-    routes = dict(line.partition(" ")[::2] for line in texts.get("routes.map", "").splitlines())
+    texts = _texts(state_of(api, front))
+    slots, routes = _slots(texts), dict(line.partition(" ")[::2] for line in texts.get(_ROUTES, "").splitlines())
 
     def who(traffic: str) -> str | None:
         slot = routes.get(traffic, _NOBODY)
-        return None if slot == _NOBODY else slots.get(f"{slot.upper()}_HOST")
+        return None if slot == _NOBODY else slots.get(slot)
 
     return Routes(who("live"), who("candidate"))
 
 
-def _context(base: str) -> dict[str, bytes]:
-    """The files that the image is built from."""
-    from orchestrator.render.assets import assets_dir  # noqa: PLC0415 - only when something is built
-    from orchestrator.render.fill import fill  # noqa: PLC0415 - jinja
+def switched(state: bytes, container: str) -> bytes:
+    """What a front keeps, with all traffic sent to one of its containers; as it is if the front does not know it.
 
-    folder = assets_dir("templates") / "front"
-    dockerfile = fill("front/Dockerfile.jinja", {"base": base}).encode()
-    return {"Dockerfile": dockerfile, **{name: (folder / name).read_bytes() for name in ("front", "haproxy.cfg")}}
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    content = hashlib.sha256()
-    for name, text in sorted(files.items()):
-        content.update(f"{name}\0{len(text)}\0".encode())
-        content.update(text)
-    return content.hexdigest()[:16]
-
-
-def _tar(files: Mapping[str, bytes]) -> io.BytesIO:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, text in sorted(files.items()):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(text), 0o755 if name == "front" else 0o644
-            archive.addfile(member, io.BytesIO(text))
-    packed.seek(0)
-    return packed
+    Args:
+        state: from `state_of`.
+        container: its name.
+    """
+    slot = next((slot for slot, each in _slots(_texts(state)).items() if each == container), None)
+    if slot is None:
+        return state
+    routes, packed = f"live {slot}\ncandidate {_NOBODY}\n".encode(), io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(state)) as before, tarfile.open(fileobj=packed, mode="w") as after:
+        for member in before.getmembers():
+            content = before.extractfile(member)
+            if member.name.rpartition("/")[2] == _ROUTES:
+                member.size, content = len(routes), io.BytesIO(routes)
+            after.addfile(member, content)
+    return packed.getvalue()
 
 
-def _not_built(tag: str, base: str, error: str, lines: deque[str]) -> DeployFailed:
-    return DeployFailed(
-        Diagnostic(
-            "E645",
-            f"the image {tag}, which publishes the port, cannot be built",
-            cause=error.strip().splitlines()[-1],
-            remedy=f"let builds on the engine install Debian packages on {base}, or name an `image: {{base: ...}}` that has haproxy and"
-            " socat, or build it where it can be built and bring it here with `docker save` and `docker load`; the last lines of the"
-            " log say which instruction failed",
-            notes=tuple(lines),
-        )
-    )
+def _texts(state: bytes) -> dict[str, str]:
+    """The files that a front keeps, by name."""
+    texts: dict[str, str] = {}
+    with tarfile.open(fileobj=io.BytesIO(state)) as archive:
+        for member in archive.getmembers():
+            file = archive.extractfile(member)
+            if file is not None:
+                texts[member.name.rpartition("/")[2]] = file.read().decode("ascii", "replace")
+    return texts
+
+
+def _slots(texts: Mapping[str, str]) -> dict[str, str]:
+    """Slot → the container in it; an empty one has the front's own name."""
+    lines = (line.partition("=")[::2] for line in texts.get("slots", "").splitlines())
+    return {name[0].lower(): host for name, host in lines if name.endswith("_HOST")}

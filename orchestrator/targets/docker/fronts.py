@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from orchestrator.containers.engine import EngineAddress
 from orchestrator.errors import DeployFailed
 from orchestrator.store.crash_points import crash_point
-from orchestrator.targets.docker.failures import refused
+from orchestrator.targets.docker.failures import refused, undo
 from orchestrator.targets.docker.front import (
+    CANDIDATE,
+    CANDIDATE_TLS,
     Published,
     create_front,
-    front_image,
-    is_renewable,
     order,
     published_by,
-    remove_after,
+    routes_of,
     state_of,
+    switched,
+    try_ports,
     wake,
 )
+from orchestrator.targets.docker.front_image import FrontImages
 from orchestrator.targets.docker.marks import REVISION, Marks
 from orchestrator.targets.docker.models import remove, stop_seconds
-from orchestrator.targets.docker.observing import Found
+from orchestrator.targets.docker.observing import Found, drift
+from orchestrator.targets.docker.standby import standing_by
 
 __all__ = ["Fronts"]
 
 _POLL_SECONDS = 0.1
 _STARTUP_SECONDS = 15.0
+_QUIET_SECONDS = 10.0
+_CUT_SECONDS = 1
+"""How long requests may take that are under way when a front is stopped; new connections are refused meanwhile."""
 _BASE = "org.opencontainers.image.base.name"
+_STARTING = "starting the former front again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class Fronts:
         engine: its address, for messages.
         marks: of the deployment.
         network: in which they find the revisions' containers.
-        wanted: what is to be published once the traffic is switched; without gRPC, which the revision decides.
+        wanted: what is to be published once the traffic is switched; without gRPC and TLS, which the revision decides.
+        images: that fronts are made of.
     """
 
     api: Any
@@ -50,9 +60,17 @@ class Fronts:
     marks: Marks
     network: str
     wanted: Published
+    images: FrontImages
 
     def for_revision(
-        self, found: Found, revision: int, image: Mapping[str, Any], progress: Callable[[str], None], *, grpc: bool
+        self,
+        found: Found,
+        revision: int,
+        image: Mapping[str, Any],
+        progress: Callable[[str], None],
+        *,
+        grpc: bool,
+        tls: bool,
     ) -> Mapping[str, Any]:
         """A running front that can try a revision: the one with the wanted port, or a new one.
 
@@ -62,79 +80,97 @@ class Fronts:
             image: what the engine says about the model's image.
             progress: is called with what takes long.
             grpc: whether the revision answers gRPC.
+            tls: whether the revision takes requests over TLS.
 
         Raises:
-            DeployFailed: E618 the port is in use, E642, E643, E645, E646.
+            DeployFailed: E618 the port is in use, E642, E643 such as for an address that the machine does not have, E645, E646.
         """
         fronts = [self._running(front) for front in self._one_a_port(found)]
         # One with the same port and another form is replaced at the switch: both cannot have the port.
         same = next((each for each in fronts if published_by(each).port == self.wanted.port), None)
         if same is not None:
-            self._image(same, image, progress)  # if it is to be renewed at the switch, it must be possible
-            return same
+            # What is to be done at the switch must be possible.
+            made_of, form = self._image(same, image, progress), self._form(grpc=grpc, tls=tls)
+            if (new := form.besides(published_by(same))) and same["State"]["Running"]:
+                try_ports(self.api, self.marks, made_of, new)
+            return self._with(CANDIDATE_TLS if tls else CANDIDATE, same, made_of, progress)
         state = None if found.front is None else state_of(self.api, found.front["Id"])
         made_of = self._image(found.front, image, progress)
         progress(f"publishing port {self.wanted.port}")
-        return self._new(self._form(grpc=grpc), revision, state, made_of)
+        return self._new(self._form(grpc=grpc, tls=tls), revision, state, made_of)
+
+    def _with(
+        self, port: str, front: Mapping[str, Any], image: str, progress: Callable[[str], None]
+    ) -> Mapping[str, Any]:
+        """The front, or its successor with the port at which a revision is tried: somebody may have created it anew without."""
+        if (front["HostConfig"]["PortBindings"] or {}).get(port):
+            return front
+        gap = self._replace(front, published_by(front), image)
+        progress(f"the front is renewed, so connections were refused for {gap:.1f} s")
+        return self.api.inspect_container(self.marks.front(self.wanted.port))  # type: ignore[no-any-return]
 
     def _image(self, front: Mapping[str, Any] | None, image: Mapping[str, Any], progress: Callable[[str], None]) -> str:
         """The image for a front that follows `front`, from the base of the model's image if another program is needed."""
-        if front is not None and not is_renewable(front):
+        if front is not None and not self.images.is_renewable(front):
             return str(front["Image"])
         base = (image["Config"]["Labels"] or {}).get(_BASE)
         if base is None:
             raise refused(f"the image has no label {_BASE}: mlo did not render it", self.engine)
-        return front_image(self.api, base, progress)
+        return self.images.on(base, progress)
 
-    def publish(self, found: Found, image: Mapping[str, Any], *, grpc: bool) -> tuple[str, ...]:
-        """Have a running front of the wanted form, before the traffic is switched; returns what the user should know.
+    def publish(self, found: Found, image: Mapping[str, Any], model: str, *, grpc: bool, tls: bool) -> tuple[str, ...]:
+        """Have a running front of the wanted form and without drift, before the traffic is switched; returns what to tell the user.
 
         Args:
             found: what is there.
             image: what the engine says about the model's image.
+            model: name of the container that is to have the traffic; a front that is made anew sends it there at once.
             grpc: whether the revision that is to have the traffic answers gRPC.
+            tls: whether it takes requests over TLS.
 
         Raises:
             DeployFailed: E618 a port is in use, E645 the image of a new front cannot be built, E643 the engine cannot publish it; the former front publishes as before.
         """
-        fronts, wanted = self._one_a_port(found), self._form(grpc=grpc)
+        fronts, wanted = self._one_a_port(found), self._form(grpc=grpc, tls=tls)
         same = next((each for each in fronts if published_by(each).port == wanted.port), None)
         if same is None:
             return ()  # the port of a change that was given up: the next one settles it
-        if published_by(same) != wanted or is_renewable(same):
+        if published_by(same) != wanted or drift(same, self.network) or self.images.is_renewable(same):
             why = (
                 "the front is renewed" if published_by(same) == wanted else "what is published at the port has changed"
             )
-            gap = self._replace(same, wanted, self._image(same, image, lambda _: None))
+            gap = self._replace(same, wanted, self._image(same, image, lambda _: None), model)
             return (f"{why}, so connections were refused for {gap:.1f} s",)
         wake(self.api, same)
         if _name(same) != (name := self.marks.front(wanted.port)):
             self.api.rename(same["Id"], name)  # a run died while it replaced it
         return ()
 
-    def settle(self, found: Found, *, grpc: bool) -> None:
-        """Leave one front, of the wanted form, once the traffic is switched.
+    def settle(self, found: Found, *, grpc: bool, tls: bool) -> list[Mapping[str, Any]]:
+        """Leave one front, of the wanted form, once the traffic is switched; returns what is left.
 
         Args:
             found: what is there.
             grpc: whether the revision that has the traffic answers gRPC.
+            tls: whether it takes requests over TLS.
         """
-        wanted = self._form(grpc=grpc)
+        wanted = self._form(grpc=grpc, tls=tls)
         if all(published_by(each) != wanted for each in found.fronts):
-            return
+            return list(found.fronts)
         for front in found.fronts:
             if published_by(front) != wanted:
                 remove(self.api, front["Id"], stop_seconds=stop_seconds(found.live))
+        return [front for front in found.fronts if published_by(front) == wanted]
 
-    def leave_other_networks(self, found: Found) -> None:
+    def leave_other_networks(self, fronts: Iterable[Mapping[str, Any]]) -> None:
         """Take fronts out of networks in which no revision is any more; the engine's default one leads to the published port."""
-        for front in found.fronts:
+        for front in fronts:
             for name in front["NetworkSettings"]["Networks"]:
                 if name not in (self.network, "bridge"):
                     self.api.disconnect_container_from_network(front["Id"], name)
 
-    def _form(self, *, grpc: bool) -> Published:
-        return Published(self.wanted.address, self.wanted.port, grpc, self.wanted.trial)
+    def _form(self, *, grpc: bool, tls: bool) -> Published:
+        return replace(self.wanted, grpc=grpc, tls=tls)
 
     def _new(self, what: Published, revision: int, state: bytes | None, image: str) -> Mapping[str, Any]:
         """A new front, running."""
@@ -143,7 +179,7 @@ class Fronts:
         try:
             return self._running(self.api.inspect_container(front))
         except BaseException as error:
-            remove_after(error, self.api, front)
+            undo(error, f"removing the container {front[:12]}", lambda: remove(self.api, front))
             raise
 
     def _one_a_port(self, found: Found) -> list[Mapping[str, Any]]:
@@ -174,10 +210,17 @@ class Fronts:
                     raise
                 time.sleep(_POLL_SECONDS)
 
-    def _replace(self, front: Mapping[str, Any], wanted: Published, image: str) -> float:
+    def _replace(self, front: Mapping[str, Any], wanted: Published, image: str, use: str | None = None) -> float:
         """Put another front at the same port; returns for how many seconds connections were refused.
 
-        The new one is complete before the former one is stopped, so that whoever dies in between leaves one to be started.
+        The new one is complete before the former one is stopped, so that whoever dies in between leaves one to be started. It has
+        the traffic switched already: a revision's form and its front belong together.
+
+        Args:
+            front: the former one.
+            wanted: what the new one publishes.
+            image: id of its image.
+            use: name of the container that it sends the traffic to; None for that of the former.
         """
         name = self.marks.front(wanted.port)
         if _name(front) == name:
@@ -185,28 +228,46 @@ class Fronts:
         new: str | None = None
         try:
             state, revision = state_of(self.api, front["Id"]), int(front["Config"]["Labels"][REVISION])
+            state = state if use is None else switched(state, use)
             new = create_front(self.api, self.marks, image, wanted, self.network, revision=revision, state=state)
             crash_point("docker.front-replacing")
-            began = time.monotonic()
-            self.api.stop(front["Id"], timeout=1)
+            self._until_quiet(front)
+            with standing_by(self.engine, front["Id"], new):
+                gap = self._exchange(front, new)
+        except BaseException as error:
+            if new is not None:
+                undo(error, f"removing the container {new[:12]}", partial(remove, self.api, new))
+            undo(error, "renaming the former front", lambda: self.api.rename(front["Id"], name))
+            undo(error, _STARTING, lambda: self._running(self.api.inspect_container(front["Id"])))
+            raise
+        remove(self.api, front["Id"])
+        self.images.remove(front["Image"])
+        return gap
+
+    def _until_quiet(self, front: Mapping[str, Any]) -> None:
+        """Wait for a moment in which no request is under way, if there is one soon: what is under way then may be cut.
+
+        Over TLS, a connection that is open counts as a request.
+        """
+        live, until = routes_of(self.api, front["Id"]).live, time.monotonic() + _QUIET_SECONDS
+        while (
+            live is not None and time.monotonic() < until and order(self.api, front["Id"], "busy", live, "tls") != "0"
+        ):
+            time.sleep(_POLL_SECONDS)
+
+    def _exchange(self, front: Mapping[str, Any], new: str) -> float:
+        """Stop a front and start the one that follows it, or if that fails the former one again; returns how many seconds it took."""
+        began = time.monotonic()
+        try:
+            self.api.stop(front["Id"], timeout=_CUT_SECONDS)
             crash_point("docker.front-stopped")
             self._running(self.api.inspect_container(new))
         except BaseException as error:
-            if new is not None:
-                remove_after(error, self.api, new)
-            self._bring_back(front, name, error)
+            # The new one is not removed yet: what stands by starts it, should this be interrupted too.
+            undo(error, "stopping the new front", lambda: self.api.stop(new, timeout=0))
+            undo(error, _STARTING, lambda: self.api.start(front["Id"]))
             raise
-        gap = time.monotonic() - began
-        remove(self.api, front["Id"])
-        return gap
-
-    def _bring_back(self, front: Mapping[str, Any], name: str, error: BaseException) -> None:
-        """Let a front publish again that could not be replaced because of `error`, which stays the one to show."""
-        try:
-            self.api.rename(front["Id"], name)
-            self._running(self.api.inspect_container(front["Id"]))
-        except Exception as second:  # noqa: BLE001 - the engine may have gone away, which the first error says
-            error.add_note(f"starting the former front again also failed: {second}")
+        return time.monotonic() - began
 
 
 def _name(container: Mapping[str, Any]) -> str:

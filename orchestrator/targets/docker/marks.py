@@ -15,7 +15,7 @@ REVISION = "mlo.revision"
 KEPT = "mlo.container"
 """The label with what the container was created from, as JSON; what differs later is drift."""
 
-Role = Literal["front", "model", "network"]
+Role = Literal["front", "model", "network", "trial"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ __all__ = [
     "Ended",
     "create_model",
     "ended",
+    "gone",
     "last_lines",
     "log_limits",
     "memory_word",
@@ -71,12 +72,15 @@ def create_model(
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415
 
     name = marks.model(revision)
-    mounts = [each for each in (settings.token_file,) if each is not None]
+    mounts = [each for each in (settings.token_file, settings.tls_folder) if each is not None]
     security = [f"no-new-privileges:{str(settings.no_new_privileges).lower()}"]
     config = image["Config"]
+    # The front routes the traffic away before the container is told to stop, so nothing more arrives then. Over TLS, it passes whole
+    # connections on: those that are open stay, and the server has to tell their clients to leave.
+    arguments = [*(config["Cmd"] or ()), *(settings.at_once if settings.tls_folder is None else ())]
     facts = {
         "image": image["Id"],
-        "command": [*(config["Entrypoint"] or ()), *(config["Cmd"] or ())],
+        "command": [*(config["Entrypoint"] or ()), *arguments],
         "environment": sorted(config["Env"] or ()),
         "user": settings.user,
         "memory limit": settings.memory,
@@ -110,6 +114,7 @@ def create_model(
     try:
         created = api.create_container(
             tag if tag in (image["RepoTags"] or ()) else image["Id"],
+            command=arguments or None,
             name=name,
             hostname=name,
             user=settings.user,
@@ -168,32 +173,46 @@ def memory_word(container: Mapping[str, Any]) -> str:
 
 def not_up(api: Any, revision: int, container: Mapping[str, Any], seconds: int) -> DeployFailed:
     """The error of a revision that did not become ready: E603 it ended, E604 too slow, E644 too little memory."""
+    if (reason := gone(api, revision, container)) is not None:
+        return DeployFailed(reason)
+    return DeployFailed(
+        Diagnostic(
+            "E604",
+            f"revision {revision} did not come up",
+            cause=f"the server was not ready after {seconds} s{_printed(api, container)}",
+            remedy="if the machine was busy, run the same command again; if not, its log says what the server waits for",
+        )
+    )
+
+
+def gone(api: Any, revision: int, container: Mapping[str, Any]) -> Diagnostic | None:
+    """Why a revision's server ended, E603, or the kernel ended a process of it, E644; None if neither happened."""
     end = ended(api, container)
     if (end is None or not end.memory) and ran_out_of_memory(api, container):
         end = Ended(_memory_text(container), memory=True)
-    tail = "".join(f"\n  {line}" for line in last_lines(api, container["Id"], 10))
-    printed = f"; the last lines of its log:{tail}" if tail else "; it printed nothing"
-    reason = f"the server was not ready after {seconds} s" if end is None else end.text
-    if end is not None and end.memory:
-        return DeployFailed(
-            Diagnostic(
-                "E644",
-                f"revision {revision} ran out of memory",
-                cause=reason + printed,
-                remedy="raise `hardware: memory:` in the spec, or allow smaller batches",
-                at=("hardware", "memory"),
-            )
+    if end is None:
+        return None
+    cause = end.text + _printed(api, container)
+    if end.memory:
+        return Diagnostic(
+            "E644",
+            f"revision {revision} ran out of memory",
+            cause=cause,
+            remedy="raise `hardware: memory:` in the spec, or allow smaller batches",
+            at=("hardware", "memory"),
         )
-    return DeployFailed(
-        Diagnostic(
-            "E604" if end is None else "E603",
-            f"revision {revision} did not come up",
-            cause=reason + printed,
-            remedy="if the machine was busy, run the same command again; if not, its log says what the server waits for"
-            if end is None
-            else "correct what its log ends with; if that is nothing of yours, choose another `serving.backend`",
-        )
+    return Diagnostic(
+        "E603",
+        f"revision {revision} did not come up",
+        cause=cause,
+        remedy="correct what its log ends with; if that is nothing of yours, choose another `serving.backend`",
     )
+
+
+def _printed(api: Any, container: Mapping[str, Any]) -> str:
+    """The end of its log, to follow a clause."""
+    tail = "".join(f"\n  {line}" for line in last_lines(api, container["Id"], 10))
+    return f"; the last lines of its log:{tail}" if tail else "; it printed nothing"
 
 
 def last_lines(api: Any, container: str, lines: int) -> list[str]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
+from urllib.parse import urlsplit
 
+from orchestrator.targets.certificate import unverified_context
 from orchestrator.targets.docker.drift import differences, kept_of
 from orchestrator.targets.docker.failures import is_status
-from orchestrator.targets.docker.front import CANDIDATE, Published, Routes, published_by, routes_of
-from orchestrator.targets.docker.marks import DEPLOYMENT, HOME, ROLE, STORE, Marks, revision_of
+from orchestrator.targets.docker.front import CANDIDATE, CANDIDATE_TLS, Published, Routes, published_by, routes_of
+from orchestrator.targets.docker.marks import DEPLOYMENT, HOME, KEPT, ROLE, STORE, Marks, revision_of
 from orchestrator.targets.docker.models import RESTART, ended, memory_word, ran_out_of_memory
 from orchestrator.targets.docker.reach import host_of, url
 from orchestrator.targets.target import Observed
 
-__all__ = ["Found", "endpoint", "find", "is_ready", "observed", "trial_url"]
+__all__ = ["Found", "drift", "endpoint", "find", "is_ready", "observed", "trial_url"]
 
 _LOOKS = 4
 """How often what was listed may be gone before it was looked at; each command that is at work removes a few containers."""
@@ -72,7 +73,7 @@ def _look(api: Any, marks: Marks) -> Found:
             others = {each: labels.get(each, "") for each in (DEPLOYMENT, HOME)}
             continue
         inspected = api.inspect_container(row["Id"])
-        if labels.get(ROLE) == "front":
+        if labels.get(ROLE) == "front" and KEPT in labels:  # without that label, it cannot be said what mlo made
             fronts.append(inspected)
         elif labels.get(ROLE) == "model":
             models[inspected["Name"].removeprefix("/")] = inspected
@@ -84,7 +85,7 @@ def _look(api: Any, marks: Marks) -> Found:
 def endpoint(front: Mapping[str, Any], host: str) -> str:
     """Where requests go; at the machine of the engine itself if they cannot come from here."""
     what = published_by(front)
-    return url(host_of(host, what.address) or what.address, what.port)
+    return url(host_of(host, what.address) or what.address, what.port, tls=what.tls)
 
 
 def _grpc_endpoint(front: Mapping[str, Any], host: str) -> str | None:
@@ -93,17 +94,19 @@ def _grpc_endpoint(front: Mapping[str, Any], host: str) -> str | None:
     return f"{host_of(host, what.address) or what.address}:{what.port + 1}" if what.grpc else None
 
 
-def trial_url(front: Mapping[str, Any], what: Published, host: str) -> str:
-    """Where a revision answers before it has the traffic, at the port that the engine chose."""
-    bound = front["NetworkSettings"]["Ports"][CANDIDATE][0]
-    return url(host_of(host, what.trial) or what.trial, int(bound["HostPort"]))
+def trial_url(front: Mapping[str, Any], what: Published, host: str, *, tls: bool) -> str:
+    """Where a revision answers before it has the traffic, at the port that the engine chose; over TLS if it takes only that."""
+    bound = front["NetworkSettings"]["Ports"][CANDIDATE_TLS if tls else CANDIDATE][0]
+    return url(host_of(host, what.trial) or what.trial, int(bound["HostPort"]), tls=tls)
 
 
 def is_ready(base: str, path: str, seconds: float = 3.0) -> bool | None:
     """Whether a ready path answers 200; None if nothing takes the connection."""
-    found = re.fullmatch(r"http://\[?([^\]/]+?)\]?:([0-9]+)", base)
-    assert found is not None, base
-    connection = HTTPConnection(found[1], int(found[2]), timeout=seconds)
+    where = urlsplit(base)
+    host, port = where.hostname or "", where.port
+    connection = HTTPConnection(host, port, timeout=seconds)
+    if where.scheme == "https":  # nothing but readiness is asked, so it need not be known who answers
+        connection = HTTPSConnection(host, port, timeout=seconds, context=unverified_context())
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -165,9 +168,8 @@ def _why_not_healthy(api: Any, found: Found, host: str) -> str:
         return f"revision {number} is restarting: {end.text}"
     if live["State"]["Paused"]:
         return f"the container {name} is paused"
-    drifted = [f"{name}: {each}" for each in _drift(live)]
-    front_name = front["Name"].removeprefix("/")
-    drifted += [f"{front_name}: {each}" for each in _drift(front)]
+    network = kept_of(live).get("network")
+    drifted = [f"{each['Name'].removeprefix('/')}: {how}" for each in (live, front) for how in drift(each, network)]
     if drifted:
         return "; ".join(drifted)
     if live["RestartCount"] >= _MANY and live["State"].get("Health", {}).get("Status") != "healthy":
@@ -183,11 +185,15 @@ def _why_not_healthy(api: Any, found: Found, host: str) -> str:
     return ""
 
 
-def _drift(container: Mapping[str, Any]) -> list[str]:
-    """How a container with the traffic differs from what mlo left."""
+def drift(container: Mapping[str, Any], network: str | None) -> list[str]:
+    """How a front, or the container with the traffic, differs from what mlo left, a clause each.
+
+    Args:
+        container: as the engine describes it.
+        network: that the container with the traffic was created in, and fronts have followed it to; None if its label is gone.
+    """
     restart = container["HostConfig"]["RestartPolicy"]["Name"]
     policy = [] if restart == RESTART else [f"its restart policy is {restart or 'no'} instead of {RESTART}"]
     networks = container["NetworkSettings"]["Networks"]
-    wanted = kept_of(container).get("network")
-    gone = [] if wanted is None or wanted in networks else [f"it is not in the network {wanted} any more"]
+    gone = [] if network is None or network in networks else [f"it is not in the network {network} any more"]
     return [*differences(container), *policy, *gone]

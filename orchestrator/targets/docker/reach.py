@@ -40,9 +40,9 @@ def host_of(host: str, address: str) -> str | None:
     return urlsplit(host).hostname if published_at.is_unspecified else address
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, *, tls: bool) -> str:
     """Of a server."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def taken_ports(containers: Iterable[Mapping[str, Any]], address: str) -> dict[int, str]:

@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations`: pydantic evaluates annotations of names that are imported at run time.
 import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -56,3 +58,8 @@ class DockerDeploy(DeploySection):
             examples=["backend"],
         )
     )
+
+    def claims(self, base: Path) -> Mapping[str, str]:
+        """Its port, if it names one."""
+        del base
+        return {} if self.port is None else {"port": f"port {self.port} at {self.address} of the Docker Engine"}

@@ -12,7 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from orchestrator.artifacts.container import ContainerSettings
 from orchestrator.containers.engine import EngineAddress, EngineError, current_engine
@@ -21,19 +23,31 @@ from orchestrator.errors import DeployFailed
 from orchestrator.images.evidence import built_images
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.identity import store_identity
+from orchestrator.targets.certificate import Expected
+from orchestrator.targets.docker.certificate import read_certificate, require_certificate
 from orchestrator.targets.docker.cleaning import remove_images, remove_networks
 from orchestrator.targets.docker.drift import kept_of
-from orchestrator.targets.docker.failures import another_store, engine_api, no_engine, port_in_use
-from orchestrator.targets.docker.front import Published, order, published_by, routes_of, wake
+from orchestrator.targets.docker.failures import another_store, engine_api, no_engine, port_in_use, undo
+from orchestrator.targets.docker.front import Published, order, ports_of, published_by, remove_trials, routes_of, wake
+from orchestrator.targets.docker.front_image import FrontImages
 from orchestrator.targets.docker.fronts import Fronts
 from orchestrator.targets.docker.log import FollowedLog
 from orchestrator.targets.docker.marks import REVISION, ROLE, STORE, Marks, revision_of
-from orchestrator.targets.docker.models import RESTART, create_model, ended, not_up, remove, stop_seconds
+from orchestrator.targets.docker.models import RESTART, create_model, ended, gone, not_up, remove, stop_seconds
 from orchestrator.targets.docker.needs import image_at, make_network
 from orchestrator.targets.docker.observing import Found, endpoint, find, is_ready, observed, trial_url
 from orchestrator.targets.docker.placement import DockerPlacement, RecordedEngine
 from orchestrator.targets.docker.reach import choose_port, host_of, is_here, url, who_has
-from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+from orchestrator.targets.target import (
+    PLAIN,
+    Description,
+    Observed,
+    Offers,
+    Release,
+    Site,
+    Started,
+    require_whole_share,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,12 +139,13 @@ class DockerTarget:
         """Containers behind a URL."""
         engine, name = self._host(), self._site.name
         where = f"a port of the Docker Engine at {engine}"
-        port = self._port
+        port, tls = self._port, False
         with suppress(DeployFailed), self._api() as api:
-            front = find(api, self._marks).front
-            port = port if front is None or port is not None else published_by(front).port
+            if (front := find(api, self._marks).front) is not None:
+                there = published_by(front)
+                port, tls = port or there.port, there.tls
         if port is not None:
-            where = url(host_of(engine, self._address) or self._address, port)
+            where = url(host_of(engine, self._address) or self._address, port, tls=tls)
         return Description(
             where=where,
             label="endpoint",
@@ -183,6 +198,10 @@ class DockerTarget:
             return ()
         return tuple(sorted(number for name in found.models if (number := revision_of(name)) is not None))
 
+    def certificate(self, named: Path, url: str) -> Expected:
+        """What is in the file in the revision's container, which has it from the engine's machine."""
+        return Expected(f"{named} of {self._host()}", partial(self._certificate, urlsplit(url).port, named))
+
     def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
         """What the container with the traffic has printed; followed, the next one's comes when it takes over.
 
@@ -201,15 +220,16 @@ class DockerTarget:
         """Nothing: the deployment's lock is enough, as no other store's commands touch its containers."""
         return nullcontext()
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+    def check(self, offers: Offers = PLAIN) -> None:
         """Whether the engine responds, no other store has the name there, and the port is free and can be reached.
 
         Raises:
-            DeployFailed: E618, E623, E640 to E642, E647 requests from here would not get to the port.
+            DeployFailed: E618, E640 to E642, E647 requests from here would not get to the port, E481 the certificate cannot be used.
         """
-        require_whole_share(DockerPlacement.TARGET, share)
         with self._api() as api:
-            self._check(api, grpc=grpc)
+            self._check(api, grpc=offers.grpc)
+            if offers.tls is not None:
+                require_certificate(api, offers.tls, self._engine.address)
 
     def prepare(self, live: Release | None = None) -> str:
         """Check the place again, let the live revision run if it does not, and say where requests will go.
@@ -230,7 +250,9 @@ class DockerTarget:
             else:
                 wake(api, found.front)
                 wake(api, found.live)
-        return url(host_of(self._host(), self._address) or self._address, port)
+        # If the revision changes that, `start` says so.
+        tls = found.front is not None and published_by(found.front).tls
+        return self._url(port, tls=tls)
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Start a container beside the one with the traffic, and wait until it answers through the front.
@@ -246,13 +268,19 @@ class DockerTarget:
             except BaseException as error:
                 if self._unrestored:
                     error.add_note(self._unrestored)
-                try:
-                    self._drop(api, revision)
-                except Exception as second:  # noqa: BLE001 - the first error is the one to show
-                    error.add_note(f"removing the containers of revision {revision} also failed: {second}")
+                undo(error, f"removing the containers of revision {revision}", lambda: self._drop(api, revision))
                 raise
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def split(self, revision: int, share: float) -> None:
+        """All traffic goes to one revision.
+
+        Raises:
+            DeployFailed: E623.
+        """
+        del revision
+        require_whole_share(DockerPlacement.TARGET, share)
+
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Send all new requests to a revision's container; the former one finishes what it has and is removed.
 
         Repeated, it completes a switch that was interrupted.
@@ -260,7 +288,6 @@ class DockerTarget:
         Raises:
             DeployFailed: E607 the revision's container does not run; E640, E643, E646.
         """
-        require_whole_share(DockerPlacement.TARGET, share)
         with self._api() as api:
             found, name = find(api, self._marks), self._marks.model(revision)
             new = found.models.get(name)
@@ -275,22 +302,22 @@ class DockerTarget:
                     )
                 )
             network = str(_network_of(new))
-            # First, because it may fail: then nothing was switched yet.
-            fronts, grpc = self._fronts(api, found, network), bool(kept_of(new).get("grpc"))
-            notes = fronts.publish(found, api.inspect_image(new["Image"]), grpc=grpc)
             api.update_container(new["Id"], restart_policy={"Name": RESTART})
-            found = find(api, self._marks)
+            # Before other fronts are told, because it may fail: then nothing was switched yet.
+            fronts, kept = self._fronts(api, found, network), kept_of(new)
+            offers = {"grpc": bool(kept.get("grpc")), "tls": bool(kept.get("tls"))}
+            notes = fronts.publish(found, api.inspect_image(new["Image"]), name, **offers)
+            if notes or len(found.fronts) > 1 or not found.front["State"]["Running"]:
+                found = find(api, self._marks)  # a look takes a busy engine seconds
             for front in found.fronts:
+                routes = found.routes if front is found.front else routes_of(api, front["Id"])
                 # A former one at another port does not know the revision, and is removed below.
-                if front["State"]["Running"] and name in (
-                    (routes := routes_of(api, front["Id"])).live,
-                    routes.candidate,
-                ):
+                if front["State"]["Running"] and name in (routes.live, routes.candidate):
                     order(api, front["Id"], "use", name)
             crash_point("docker.switched")
-            fronts.settle(found, grpc=grpc)
-            self._retire(api, [each for each in found.models.values() if each["Id"] != new["Id"]])
-            fronts.leave_other_networks(find(api, self._marks))
+            left = fronts.settle(found, **offers)
+            self._retire(api, [each for each in found.models.values() if each["Id"] != new["Id"]], left)
+            fronts.leave_other_networks(left)
             remove_networks(api, self._marks, keep=network)
             return (*filter(None, [self._unrestored]), *notes)
 
@@ -307,9 +334,17 @@ class DockerTarget:
                 remove(api, front["Id"], stop_seconds=stop_seconds(found.live))
             for model in found.models.values():
                 remove(api, model["Id"], stop_seconds=stop_seconds(model))
+            remove_trials(api, self._marks)
             left = remove_networks(api, self._marks)
             remove_images(api, self._images(), {front["Image"] for front in found.fronts})
             return left
+
+    def _certificate(self, port: int | None, named: Path) -> bytes:
+        """Of the container that answers at a port now: another one may since have taken over."""
+        with self._api() as api:
+            found = find(api, self._marks)
+            live = found.front is None or published_by(found.front).port == port
+            return read_certificate(api, found.routes.live if live else found.routes.candidate, named)
 
     # What follows is given the engine's API.
 
@@ -341,8 +376,8 @@ class DockerTarget:
         if port is None:
             port = self._chosen = choose_port(self._site.name, others, host, self._address)
         own = set[int]()
-        if there is not None and found.front is not None and found.front["State"]["Running"]:
-            own = {there.port, *((there.port + 1,) if there.grpc else ())}
+        if found.front is not None and found.front["State"]["Running"]:
+            own = ports_of(found.front)
         for number in (port, port + 1) if grpc else (port,):
             if number not in own and (cause := who_has(others, host, self._address, number)) is not None:
                 raise port_in_use(number, self._address, cause)
@@ -359,25 +394,42 @@ class DockerTarget:
             raise ValueError("a release to a Docker Engine has an image")
         image = image_at(api, release.image, revision)
         network = make_network(api, self._engine.address, self._marks, self._network, egress=settings.egress)
-        found = find(api, self._marks)
-        if (left := found.models.get(self._marks.model(revision))) is not None:  # by a run that died
+        found, name = find(api, self._marks), self._marks.model(revision)
+        left = found.models.get(name)
+        serves = left is not None and found.routes.live == name
+        if left is not None and not serves:  # by a run that died before its switch
             remove(api, left["Id"])
             found = find(api, self._marks)
-        grpc = settings.grpc_port is not None
-        front = self._fronts(api, found, network).for_revision(found, revision, image, progress, grpc=grpc)
-        progress(f"starting a container of {release.image.name} for revision {revision}")
-        model = self._create(api, release, settings, image, network)
-        crash_point("docker.created")
-        api.start(model)
-        if routes_of(api, front["Id"]).live != self._marks.model(revision):
-            # A run that died may have left the name there: with the address that its container had, it is not looked up again.
-            order(api, front["Id"], "forget", self._marks.model(revision))
-        order(api, front["Id"], "try", self._marks.model(revision), str(settings.port), str(settings.grpc_port or 1))
-        crash_point("docker.started")
-        where = trial_url(front, published_by(front), self._host())
+        grpc, tls = settings.grpc_port is not None, settings.tls_folder is not None
+        fronts = self._fronts(api, found, network, release.build_network)
+        front = fronts.for_revision(found, revision, image, progress, grpc=grpc, tls=tls)
+        if left is not None and serves:
+            # A run died after its switch: what has the traffic stays, and is verified where it is.
+            wake(api, left)
+            model, where = str(left["Id"]), endpoint(front, self._host())
+        else:
+            progress(f"starting a container of {release.image.name} for revision {revision}")
+            model = self._create(api, release, settings, image, network)
+            crash_point("docker.created")
+            api.start(model)
+            if routes_of(api, front["Id"]).live != name:
+                # A run that died may have left the name there: with the address that its container had, it is not looked up again.
+                order(api, front["Id"], "forget", name)
+            order(api, front["Id"], "try", name, str(settings.port), str(settings.grpc_port or 1))
+            crash_point("docker.started")
+            where = trial_url(front, published_by(front), self._host(), tls=tls)
         self._wait(api, release, model, where, settings.ready_path)
         progress(f"revision {revision} is ready")
-        return Started(revision, where)
+        return Started(
+            revision,
+            where,
+            endpoint=self._url(fronts.wanted.port, tls=tls),
+            why_gone=partial(self._why_gone, revision, model),
+        )
+
+    def _why_gone(self, revision: int, model: str) -> Diagnostic | None:
+        with self._api() as api:
+            return gone(api, revision, api.inspect_container(model))
 
     def _create(
         self, api: Any, release: Release, settings: ContainerSettings, image: Mapping[str, Any], network: str
@@ -387,6 +439,7 @@ class DockerTarget:
             "ready_path": settings.ready_path,
             "stop_seconds": settings.stop_seconds,
             "grpc": settings.grpc_port is not None,
+            "tls": settings.tls_folder is not None,
             "network": network,
         }
         assert release.image is not None
@@ -416,17 +469,19 @@ class DockerTarget:
             time.sleep(_POLL_SECONDS)
         raise not_up(api, release.revision, api.inspect_container(model), bound)
 
-    def _fronts(self, api: Any, found: Found, network: str) -> Fronts:
+    def _fronts(self, api: Any, found: Found, network: str, build_network: str | None = None) -> Fronts:
         port = self._port or self._chosen or (None if found.front is None else published_by(found.front).port)
         if port is None:
             port = self._chosen = choose_port(self._site.name, (), self._host(), self._address)
         trial = _LOOPBACK if is_here(self._host()) else self._address
-        wanted = Published(self._address, port, grpc=False, trial=trial)
-        return Fronts(api, self._engine.address, self._marks, network, wanted)
+        wanted = Published(self._address, port, grpc=False, tls=False, trial=trial)
+        return Fronts(api, self._engine.address, self._marks, network, wanted, FrontImages(api, build_network))
 
-    def _retire(self, api: Any, former: list[Mapping[str, Any]]) -> None:
-        """Remove containers that have lost the traffic, once they have answered what they had."""
-        fronts = find(api, self._marks).fronts
+    def _retire(self, api: Any, former: list[Mapping[str, Any]], fronts: list[Mapping[str, Any]]) -> None:
+        """Remove containers that have lost the traffic, once they have answered what they had.
+
+        What they have over TLS is not seen: their server ends each connection after its last answer.
+        """
         for model in former:
             name, seconds = model["Name"].removeprefix("/"), stop_seconds(model)
             until = time.monotonic() + seconds
@@ -458,6 +513,11 @@ class DockerTarget:
                 order(api, front["Id"], "forget", name)
         if name in found.models:  # a container of somebody else may have the name
             remove(api, found.models[name]["Id"])
+        remove_trials(api, self._marks)
+        network = _network_of(found.live)
+        if network is not None and any(each["Name"] != network for each in api.networks(filters=self._marks.own)):
+            self._fronts(api, found, network).leave_other_networks(find(api, self._marks).fronts)
+            remove_networks(api, self._marks, keep=network)
 
     def _restore(self, api: Any, live: Release) -> None:
         """Start the live revision again, whose container or front is gone; requests wait for it, this does not."""
@@ -466,9 +526,9 @@ class DockerTarget:
         image = image_at(api, live.image, live.revision)
         network = make_network(api, self._engine.address, self._marks, self._network, egress=settings.egress)
         name, found = self._marks.model(live.revision), find(api, self._marks)
-        front = self._fronts(api, found, network).for_revision(
-            found, live.revision, image, lambda _: None, grpc=settings.grpc_port is not None
-        )
+        fronts = self._fronts(api, found, network, live.build_network)
+        offers = {"grpc": settings.grpc_port is not None, "tls": settings.tls_folder is not None}
+        front = fronts.for_revision(found, live.revision, image, lambda _: None, **offers)
         if name not in found.models:
             self._create(api, live, settings, image, network)
         api.update_container(name, restart_policy={"Name": RESTART})
@@ -494,6 +554,10 @@ class DockerTarget:
 
     def _host(self) -> str:
         return self._engine.host
+
+    def _url(self, port: int, *, tls: bool) -> str:
+        """Of a port that is published at the address."""
+        return url(host_of(self._host(), self._address) or self._address, port, tls=tls)
 
     @property
     def _marks(self) -> Marks:

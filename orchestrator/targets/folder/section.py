@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +19,6 @@ class FolderDeploy(DeploySection):
 
     takes_unserved: ClassVar[bool] = True
     checks_here: ClassVar[bool] = True
-    takes_tls: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
 
     target: Literal["folder"]
@@ -28,3 +29,7 @@ class FolderDeploy(DeploySection):
         le=10,
         description="How many of the newest revisions to keep; TensorFlow Serving serves all of them.",
     )
+
+    def claims(self, base: Path) -> Mapping[str, str]:
+        """Its folder."""
+        return {"path": f"the folder {(base / self.path).resolve()}"}

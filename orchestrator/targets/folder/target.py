@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from orchestrator.backends.layout import Layout
 from orchestrator.backends.table import backend as backend_named
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import Busy, DeployFailed, StoreFailed, UsageError
+from orchestrator.errors import Busy, DeployFailed, StoreFailed
 from orchestrator.store.atomic import TEMPORARY_PREFIX, copy_folder_atomic
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.digest import StatCache, digest_tree
@@ -37,14 +37,16 @@ from orchestrator.targets.folder.marker import (
 )
 from orchestrator.targets.folder.placement import FolderPlacement
 from orchestrator.targets.target import (
+    PLAIN,
     Description,
     Health,
     Observed,
+    Offers,
     Release,
     Site,
     Started,
-    require_whole_share,
 )
+from orchestrator.targets.written import ReadBy, WrittenTarget
 
 if TYPE_CHECKING:
     from orchestrator.store.state import PlacementRecord
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["FolderTarget"]
 
 
-class FolderTarget:
+class FolderTarget(WrittenTarget):
     """One deployment's folder; see `orchestrator.targets.target.Target`.
 
     Args:
@@ -64,10 +66,12 @@ class FolderTarget:
     """
 
     def __init__(self, folder: Path, name: str, keep: int, cache: StatCache | None = None) -> None:
-        if not folder.is_absolute():
-            raise ValueError(f"{folder} is not an absolute path")
-        self._folder = folder
-        self._name = name
+        read_by = ReadBy(
+            cause=f"it is deployed into the folder {folder}, and mlo runs no server for it",
+            ask="send the request to the device or server that reads the folder",
+            log="see the log of the device or server that reads the folder",
+        )
+        super().__init__(FolderPlacement.TARGET, name, folder, read_by)
         self._keep = keep
         self._cache = cache
         self._rendered: dict[int, Path] = {}
@@ -131,29 +135,6 @@ class FolderTarget:
         marker = self._marker()
         return () if marker is None else tuple(sorted(marker.revisions))
 
-    def url(self) -> str:
-        """There is none: the folder's reader answers requests."""
-        raise UsageError(
-            Diagnostic(
-                "E619",
-                f"{self._name} has no server",
-                cause=f"it is deployed into the folder {self._folder}",
-                remedy="send the request to the device or server that reads the folder",
-            )
-        )
-
-    def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
-        """There are none: the folder's reader keeps its own log."""
-        del lines, follow
-        raise UsageError(
-            Diagnostic(
-                "E615",
-                f"{self._name} has no log",
-                cause=f"it is deployed to the folder {self._folder}, and mlo runs no server for it",
-                remedy="see the log of the device or server that reads the folder",
-            )
-        )
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder for the block, also against other stores and users.
@@ -164,15 +145,14 @@ class FolderTarget:
         with lock_folder(self._folder):
             yield
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+    def check(self, offers: Offers = PLAIN) -> None:
         """Whether the folder can be deployed into; changes nothing.
 
         Raises:
             DeployFailed: E620, it is a file, cannot be written, or holds something that mlo did not put there for this
-                deployment; E623.
+                deployment.
         """
-        del grpc  # mlo runs no server
-        require_whole_share(FolderPlacement.TARGET, share)
+        del offers  # mlo runs no server
         if self._folder.exists() and not self._folder.is_dir():
             raise folder_unusable(self._folder, "it is a file")
         if reason := _unwritable(self._folder):
@@ -237,13 +217,12 @@ class FolderTarget:
         # Nothing serves here: `verify` has proven the variant, and the copy has its digest.
         return Started(revision, None, proof=f"the digest of {place} is that of the rendered folder")
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Make `revision` the one in use, atomically for readers, and remove what is no longer kept.
 
         Raises:
-            DeployFailed: E607, it is not there; E623, for any other share than 1.0.
+            DeployFailed: E607, it is not there.
         """
-        require_whole_share(FolderPlacement.TARGET, share)
         marker = self._own_marker()
         copied = marker.revisions.get(revision)
         if copied is None or not self._is_intact(marker, revision):
@@ -306,7 +285,7 @@ class FolderTarget:
             marker.file(self._folder).unlink(missing_ok=True)
         with suppress(OSError):  # files of others stay
             self._folder.rmdir()
-        return ("except for files that mlo did not write",) if self._folder.exists() else ()
+        return self._left()
 
     def _kept(self, marker: Marker, revision: int, before: int | None) -> list[int]:
         """The new revision, the one in use before it, and the newest others of the same layout; `keep` in all."""
@@ -357,7 +336,7 @@ class FolderTarget:
     ) -> Observed:
         if self._cache is not None:
             self._cache.save()
-        return Observed(revision is not None, health, reason, str(self._folder), revision, backend)
+        return super()._observed(health, reason, revision, backend)
 
 
 def _digest(place: Path, cache: StatCache | None) -> str | None:

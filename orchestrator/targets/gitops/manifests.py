@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.gitops.section import Writing
 from orchestrator.targets.gitops.sync import yaml_text
+from orchestrator.targets.helm_program import helm_program
 
 __all__ = ["kustomization", "objects", "objects_files", "require_helm"]
 
@@ -31,14 +31,15 @@ def require_helm() -> str:
     Raises:
         DeployFailed: E673, there is none.
     """
-    program = shutil.which("helm")
+    program = helm_program()
     if program is None:
         raise DeployFailed(
             Diagnostic(
                 "E673",
-                "`deploy.form` needs Helm, which is not on the PATH",
+                "`deploy.form` needs Helm, which is not installed",
                 cause="plain manifests and a Kustomize base are made of the chart by `helm template`",
-                remedy="install Helm 3.14 or later (https://helm.sh/docs/intro/install/), or use `form: helm`, which needs none",
+                remedy="install Helm 3.14 or later (https://helm.sh/docs/intro/install/), or run `make tools` in mlo's repository; or use `form:"
+                " helm`, which needs none",
                 at=("deploy", "form"),
             )
         )

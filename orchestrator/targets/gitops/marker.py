@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,6 +24,7 @@ __all__ = ["MARKER", "GitMarker", "drift", "files_below", "folder_unusable", "fo
 
 MARKER = ".mlo-gitops.json"
 _FORMAT: Literal[1] = 1
+_CONFLICT = re.compile(rb"^<<<<<<< ", re.MULTILINE)
 
 
 class GitMarker(Strict):
@@ -60,29 +63,43 @@ def read_marker(folder: Path, name: str) -> GitMarker | None:
     """
     try:
         data = (folder / MARKER).read_bytes()
-        document = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise folder_unusable(folder, f"its {MARKER} cannot be read: {error}", _RESTORE) from error
+    except OSError as error:
+        file = shlex.quote(str(folder / MARKER))
+        readable = (
+            f"`ls -ld {file}` shows what it is: make it readable, as with `chmod u+r {file}`, or {_restore(folder)}"
+        )
+        raise folder_unusable(folder, f"its {MARKER} cannot be read: {error}", readable) from error
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        merging = _CONFLICT.search(data) is not None
+        cause = f"its {MARKER} has the conflicts of a merge" if merging else f"its {MARKER} cannot be read: {error}"
+        raise folder_unusable(folder, cause, _restore(folder)) from error
     if not isinstance(document, dict) or type(document.get("format")) is not int:
-        raise folder_unusable(folder, f"its {MARKER} is damaged: it has no format", _RESTORE)
+        raise folder_unusable(folder, f"its {MARKER} is damaged: it has no format", _restore(folder))
     if document["format"] != _FORMAT:
         age = "a newer" if document["format"] > _FORMAT else "an older"
         cause = (
             f"{age} version of mlo wrote its {MARKER}: it has format {document['format']}, and this one reads {_FORMAT}"
         )
-        raise folder_unusable(folder, cause)
+        raise folder_unusable(folder, cause, "run that version of mlo, or name another folder in `deploy: path:`")
     try:
         marker = GitMarker.model_validate_json(data)
     except ValidationError as error:
-        raise folder_unusable(folder, f"its {MARKER} is damaged: {first_problem(error)}", _RESTORE) from error
+        raise folder_unusable(folder, f"its {MARKER} is damaged: {first_problem(error)}", _restore(folder)) from error
     if marker.name != name:
         raise folder_unusable(folder, f"it holds the deployment {marker.name}")
     return marker
 
 
-_RESTORE = "restore it from the last commit that has it, as with `git checkout HEAD -- FILE`, or remove the folder"
+def _restore(folder: Path) -> str:
+    git = f"git -C {shlex.quote(str(folder))}"
+    return (
+        f"restore it from the last commit that has it, as with `{git} checkout HEAD -- {MARKER}`, then run the command again: "
+        "`mlo apply` writes the other files anew"
+    )
 
 
 def drift(folder: Path, marker: GitMarker) -> tuple[str, ...]:

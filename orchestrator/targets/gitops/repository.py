@@ -12,6 +12,7 @@ from pathlib import Path
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy
 from orchestrator.store.failures import store_errors
+from orchestrator.store.locks import create_held, unless_held
 
 __all__ = ["Repository"]
 
@@ -34,8 +35,8 @@ class Repository:
 
     @classmethod
     def around(cls, folder: Path) -> Repository | None:
-        """The repository that `folder` is in, or would be in; None if there is none."""
-        for above in folder.parents:
+        """The repository that `folder` is in, or would be in; None if there is none. Git does not follow links into others."""
+        for above in (folder.parent.resolve() / folder.name).parents:
             entry = above / ".git"
             if entry.is_dir():
                 return cls(above, entry)
@@ -61,7 +62,7 @@ class Repository:
             Busy: E605, one has been at work for ten seconds.
         """
         until = time.monotonic() + _SECONDS
-        while not self._taken():
+        while (handle := self._taken()) is None:
             if time.monotonic() > until:
                 raise self._busy()
             time.sleep(_PAUSE)
@@ -69,20 +70,28 @@ class Repository:
             yield
         finally:
             self._index_lock.unlink(missing_ok=True)
+            os.close(handle)
 
-    def _taken(self) -> bool:
-        """Whether the lock could be taken; it then names this process."""
+    def _taken(self) -> int | None:
+        """The lock, open and held by this process until it ends or closes it; None if it could not be taken."""
         with store_errors("lock", self._index_lock):
             try:
-                handle = os.open(self._index_lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                handle = create_held(self._index_lock, 0o644)
             except FileExistsError:
-                return False
-            with os.fdopen(handle, "wb") as file:
-                file.write(f"{_HOLDER}{os.getpid()}\n".encode())
-            return True
+                return None
+            try:
+                os.write(handle, f"{_HOLDER}{os.getpid()}\n".encode())
+            except BaseException:  # without its holder in it, nobody would know that it may be removed
+                self._index_lock.unlink(missing_ok=True)
+                os.close(handle)
+                raise
+            return handle
 
     def unlock_killed(self) -> None:
-        """Remove the lock of an mlo that was killed while it held it; one of a Git command stays."""
+        """Remove the lock of an mlo that was killed while it held it; one of a Git command stays.
+
+        The kernel knows whether its holder lives, not the number in it, which another process may have by now.
+        """
         lock = self._index_lock
         try:
             text = lock.read_text(encoding="ascii", errors="replace")
@@ -90,9 +99,8 @@ class Repository:
             return
         if not text.startswith(_HOLDER):
             return
-        pid = text.removeprefix(_HOLDER).strip()
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            with store_errors("remove", lock):
+        with store_errors("remove", lock), unless_held(lock) as killed:
+            if killed:
                 lock.unlink(missing_ok=True)
 
     def _busy(self) -> Busy:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr
 
 from orchestrator.spec.strict import Strict
-from orchestrator.spec.types import Namespace, RelPath
+from orchestrator.spec.types import Namespace, RelPath, RepositoryUrl
 from orchestrator.targets.cluster_settings import ClusterDeploy
 
 __all__ = ["Argo", "Environment", "Flux", "GitopsDeploy", "Writing"]
 
 Form = Literal["helm", "manifests", "kustomize"]
-_Url = Annotated[
-    str, Field(pattern=r"^(https?://|ssh://|[A-Za-z0-9_.-]+@)[A-Za-z0-9][A-Za-z0-9._:/~@%+-]*$", max_length=500)
-]
 _Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
 _Interval = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}(s|m|h)$")]
 
@@ -24,7 +22,7 @@ _Interval = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}(s|m|h)$")]
 class Argo(Strict):
     """The Application of Argo CD."""
 
-    repository: _Url = Field(
+    repository: RepositoryUrl = Field(
         description="The repository's URL, as Argo CD reads it.",
         examples=["https://git.example.com/team/deployments.git"],
     )
@@ -44,7 +42,7 @@ class Flux(Strict):
         description="The name of the GitRepository, which must exist unless `repository` is given.",
     )
     namespace: Namespace = Field(default="flux-system", description="The namespace of Flux' objects.")
-    repository: _Url | None = Field(
+    repository: RepositoryUrl | None = Field(
         default=None,
         description="The repository's URL, for a GitRepository that is written too.",
         examples=["https://git.example.com/team/deployments.git"],
@@ -98,8 +96,6 @@ class GitopsDeploy(ClusterDeploy):
 
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "pushed"
     needs_registry: ClassVar[bool] = True
-    takes_tls: ClassVar[bool] = True
-    takes_kserve: ClassVar[bool] = True
 
     target: Literal["gitops"]
     path: RelPath = Field(
@@ -125,6 +121,10 @@ class GitopsDeploy(ClusterDeploy):
 
     _spec: Any = PrivateAttr(default=None)
     _environments: Mapping[str, Any] = PrivateAttr(default={})
+
+    def claims(self, base: Path) -> Mapping[str, str]:
+        """Its folder."""
+        return {"path": f"the folder {(base / self.path).resolve()}"}
 
     def among(self, spec: Any, environments: Mapping[str, Any]) -> Self:
         """The same section, which knows the spec's environments."""

@@ -34,7 +34,7 @@ def path_in_repository(folder: Path) -> str:
     Raises:
         DeployFailed: E672, it is in none, so that nobody else could find it.
     """
-    repository = Repository.around(folder)
+    folder, repository = folder.parent.resolve() / folder.name, Repository.around(folder)
     if repository is None:
         raise DeployFailed(
             Diagnostic(

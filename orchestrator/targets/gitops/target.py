@@ -17,6 +17,7 @@ revision it is, the store knows (`kept.py`), and a store that is new writes the 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import Busy, DeployFailed, UsageError
+from orchestrator.errors import Busy, DeployFailed
 from orchestrator.store.crash_points import crash_point
 from orchestrator.store.failures import store_errors
 from orchestrator.store.locks import try_lock
@@ -42,18 +43,20 @@ from orchestrator.targets.gitops.marker import (
     read_marker,
 )
 from orchestrator.targets.gitops.placement import GitopsPlacement
+from orchestrator.targets.gitops.repository import Repository
 from orchestrator.targets.gitops.section import Writing
 from orchestrator.targets.gitops.swap import check_room, clear, replace_folder, settle
 from orchestrator.targets.gitops.sync import path_in_repository
 from orchestrator.targets.target import (
+    PLAIN,
     Description,
-    Health,
     Observed,
+    Offers,
     Release,
     Site,
     Started,
-    require_whole_share,
 )
+from orchestrator.targets.written import ReadBy, WrittenTarget
 
 if TYPE_CHECKING:
     from orchestrator.store.state import PlacementRecord
@@ -65,7 +68,7 @@ _LOCK_SECONDS = 30.0
 _MOST_NAMED = 5
 
 
-class GitopsTarget:
+class GitopsTarget(WrittenTarget):
     """One deployment's folder.
 
     Args:
@@ -75,10 +78,12 @@ class GitopsTarget:
     """
 
     def __init__(self, folder: Path, site: Site, writing: Writing) -> None:
-        if not folder.is_absolute():
-            raise ValueError(f"{folder} is not an absolute path")
-        self._folder = folder
-        self._name = site.name
+        read_by = ReadBy(
+            cause=f"mlo writes its files into {folder}; a cluster runs what is committed",
+            ask="send the request to its Service in the cluster",
+            log=f"kubectl --namespace {writing.namespace} logs --selector app.kubernetes.io/instance={site.name}",
+        )
+        super().__init__(GitopsPlacement.TARGET, site.name, folder, read_by)
         self._writing = writing
         self._kept = KeptRevisions(site.store.home.root, site.name, folder)
 
@@ -122,7 +127,7 @@ class GitopsTarget:
             in_use="is in the folder",
             removal=f"Remove the files of {self._name} from {place}",
             removed=f"removed from {place}; commit that, and Argo CD or Flux removes what runs",
-            then=f"git add --all {place} && git commit",
+            then=self._then(),
         )
 
     def observe(self) -> Observed:
@@ -132,7 +137,7 @@ class GitopsTarget:
         except DeployFailed as refused:
             return self._observed("degraded", refused.diagnostics[0].cause)
         if marker is None:
-            return self._observed("stopped", f"mlo has not written anything into {self._folder}")
+            return self._observed("stopped", f"{self._folder} has no files of mlo")
         revision = self._kept.holding(marker)
         kept = None if revision is None else self._kept.read()[revision]
         backend = None if kept is None else kept.backend
@@ -147,29 +152,6 @@ class GitopsTarget:
     def history(self) -> tuple[int, ...]:
         """All revisions whose files the store has."""
         return tuple(self._kept.read())
-
-    def url(self) -> str:
-        """There is none: whoever deploys from the repository runs the server."""
-        raise UsageError(
-            Diagnostic(
-                "E619",
-                f"{self._name} has no server here",
-                cause=f"mlo writes its files into {self._folder}; a cluster runs what is committed",
-                remedy="send the request to its Service in the cluster",
-            )
-        )
-
-    def logs(self, lines: int, *, follow: bool) -> Iterator[str]:
-        """There are none: the cluster has them."""
-        del lines, follow
-        raise UsageError(
-            Diagnostic(
-                "E615",
-                f"{self._name} has no log here",
-                cause=f"mlo writes its files into {self._folder}, and runs no server",
-                remedy=f"kubectl --namespace {self._writing.namespace} logs --selector app.kubernetes.io/instance={self._name}",
-            )
-        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -194,22 +176,24 @@ class GitopsTarget:
         finally:
             os.close(handle)
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+    def check(self, offers: Offers = PLAIN) -> None:
         """Whether the folder can be deployed into; changes nothing.
 
         Raises:
             DeployFailed: E671, it is a file, cannot be written, or holds something that mlo did not put there for this
-                deployment; E672 it is in no repository, E673 there is no Helm, E676 an environment needs an image of its own, E623.
+                deployment; E672 it is in no repository, E673 there is no Helm, E676 an environment needs an image of its own.
         """
-        del grpc  # mlo runs no server
-        require_whole_share(GitopsPlacement.TARGET, share)
+        del offers  # mlo runs no server
         if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
             raise folder_unusable(self._folder, "it is a link" if self._folder.is_symlink() else "it is a file")
         above = next(each for each in self._folder.parents if os.path.lexists(each))
         if not above.is_dir():
             raise folder_unusable(self._folder, f"{above} is not a folder")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise folder_unusable(self._folder, f"you may not write to {above}")
+        for place in (above, *([self._folder] if self._folder.is_dir() else [])):
+            if not os.access(place, os.W_OK | os.X_OK):  # of the folder too: it is moved when it is replaced
+                raise folder_unusable(
+                    self._folder, f"you may not write to {place}", f"get the right to write to {place}"
+                )
         if self._marker() is None and self._folder.is_dir() and (others := foreign_files(self._folder, None)):
             raise folder_unusable(self._folder, f"it is not empty, and its contents are not from mlo: {others[0]}")
         refuse_other_decisions(self._writing)
@@ -258,13 +242,12 @@ class GitopsTarget:
             release.revision, None, proof="the files name the image by its digest; a cluster runs what is committed"
         )
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Put the files of `revision` into the folder, in one step; if they are there already, nothing is touched.
 
         Raises:
-            DeployFailed: E607, the store does not have it; E623, for any other share than 1.0.
+            DeployFailed: E607, the store does not have it.
         """
-        require_whole_share(GitopsPlacement.TARGET, share)
         kept = self._kept.read().get(revision)
         if kept is None:
             raise DeployFailed(
@@ -297,7 +280,22 @@ class GitopsTarget:
         if self._marker() is not None:
             clear(self._folder, self._name)
         self._kept.clear()
-        return ("except for files that mlo did not write",) if self._folder.exists() else ()
+        return self._left()
+
+    def _then(self) -> str:
+        """What commits the files, from where mlo is run: Git looks for the repository there, and not where the files are."""
+        repository = Repository.around(self._folder)
+        if repository is None:
+            return f"{self._folder} is in no repository: put it into a Git repository and commit it"
+        folder = shlex.quote(str(self._folder))
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # the shell stands in a folder that was replaced
+            return f"cd {folder} && git add --all . && git commit"
+        if here.is_relative_to(self._folder.parent.resolve() / self._folder.name):  # which this one replaces
+            return f"cd {folder} && git add --all . && git commit"
+        git = "git" if Repository.around(here / MARKER) == repository else f"git -C {shlex.quote(str(repository.root))}"
+        return f"{git} add --all {folder} && {git} commit"
 
     def _revision_in_use(self) -> int | None:
         try:
@@ -317,8 +315,3 @@ class GitopsTarget:
                 remedy="wait until it has ended, then run the command again",
             )
         )
-
-    def _observed(
-        self, health: Health, reason: str, revision: int | None = None, backend: str | None = None
-    ) -> Observed:
-        return Observed(revision is not None, health, reason, str(self._folder), revision, backend)

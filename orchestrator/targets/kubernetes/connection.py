@@ -182,7 +182,8 @@ class Cluster:
         timeout: tuple[float, float | None],
     ) -> Any:
         url = quote(path, safe="/:-._~") + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json", "Content-Type": kind}
         call = self.client.param_serialize(
             method=method, resource_path=url, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
@@ -292,11 +293,13 @@ def _client(context: str | None) -> ApiClient:
 
 def _no_context(context: str | None, files: str, error: Exception) -> DeployFailed:
     if context is None:
+        there = any(file.exists() for file in kubeconfig_files())
+        lacks = f"the kubeconfig ({files}) has no current context" if there else f"there is no kubeconfig at {files}"
         return DeployFailed(
             Diagnostic(
                 "E651",
                 "no cluster is configured",
-                cause=f"the kubeconfig ({files}) has no current context, and this is no pod of a cluster",
+                cause=f"{lacks}, and this is no pod of a cluster",
                 remedy="set KUBECONFIG, choose a context with `kubectl config use-context NAME`, or name one in the spec",
                 at=("deploy", "context"),
             )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.process.children import guarded
+from orchestrator.targets.helm_program import helm_program
 
 __all__ = ["Helm", "HelmFailed", "HelmRevision", "found_helm"]
 
@@ -112,6 +114,25 @@ class Helm:
                 return ""
             raise
 
+    def preview(self, release: str, chart: Path, values: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        """The objects that an upgrade would apply, for this cluster's version and APIs; changes nothing.
+
+        Args:
+            release: its name.
+            chart: the chart's folder.
+            values: of the chart.
+
+        Raises:
+            HelmFailed: the chart refuses the values, or the cluster lacks a kind.
+        """
+        with _values_file(values) as file:
+            answer = self._run(
+                *("upgrade", "--install", release, str(chart), "--values", str(file)),
+                *("--reset-values", "--dry-run=server", "--output", "json"),
+            )
+        manifest = json.loads(answer)["manifest"]
+        return tuple(each for each in yaml.safe_load_all(manifest) if isinstance(each, dict))
+
     def upgrade(
         self,
         release: str,
@@ -137,9 +158,7 @@ class Helm:
         """
         self._permit()
         server_side = ["--server-side=true", "--force-conflicts"] if self._major() >= 4 else []
-        with tempfile.TemporaryDirectory(prefix="mlo-helm-") as folder:
-            file = Path(folder) / "values.json"  # JSON is YAML
-            file.write_text(json.dumps(values), encoding="utf-8")
+        with _values_file(values) as file:
             self._run(
                 *("upgrade", "--install", release, str(chart), "--values", str(file)),
                 *("--reset-values", "--history-max", "10", "--description", description),
@@ -222,13 +241,21 @@ class Helm:
             raise HelmFailed(_last_lines(err.read().decode("utf-8", "replace")))
 
 
+@contextmanager
+def _values_file(values: Mapping[str, Any]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mlo-helm-") as folder:
+        file = Path(folder) / "values.json"  # JSON is YAML
+        file.write_text(json.dumps(values), encoding="utf-8")
+        yield file
+
+
 def found_helm() -> str:
-    """The path of the program, on PATH or beside this interpreter, where `make tools` puts it.
+    """The path of the program.
 
     Raises:
         DeployFailed: E653 it is not installed.
     """
-    path = shutil.which("helm") or shutil.which("helm", path=str(Path(sys.executable).parent))
+    path = helm_program()
     if path is None:
         raise DeployFailed(
             Diagnostic(

@@ -19,7 +19,7 @@ from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import Busy, MloError
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
 
-__all__ = ["HeldLease", "held_lease"]
+__all__ = ["HeldLease", "held_lease", "holder_of"]
 
 _SECONDS = 30
 """After which a Lease that was not renewed is taken over."""
@@ -94,6 +94,22 @@ def held_lease(cluster: Cluster, namespace: str, name: str) -> Iterator[HeldLeas
         _release(cluster, f"{path}/mlo-{name}", holder)
 
 
+def holder_of(cluster: Cluster, namespace: str, name: str) -> str:
+    """Who holds a deployment's Lease, a clause; empty if nobody does, as far as that can be seen.
+
+    Raises:
+        DeployFailed: E652 the cluster does not answer.
+    """
+    try:
+        found = cluster.find(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/mlo-{name}")
+    except Refused:  # this user may not look
+        return ""
+    if found is None or _has_ended(found):
+        return ""
+    renewed = str(found.get("spec", {}).get("renewTime") or "").partition(".")[0]
+    return f"{_by(found)} holds the Lease mlo-{name}, and renewed it at {renewed}Z; if it was killed, the next command settles it"
+
+
 def _taken(cluster: Cluster, path: str, name: str, holder: str) -> float | None:
     """When it was taken, by the monotonic clock; None where there is no namespace."""
     for _ in range(3):
@@ -152,6 +168,11 @@ def _holder(lease: Json) -> tuple[str, str, str]:
     return host, process, processes
 
 
+def _by(lease: Json) -> str:
+    host, process, _ = _holder(lease)
+    return f"process {process} on {host}" if host else "another machine"
+
+
 def _processes() -> str:
     """By which this machine's processes, since it started and in this container, are told from all others; empty if nothing does so."""
     try:
@@ -199,13 +220,11 @@ def _release(cluster: Cluster, path: str, holder: str) -> None:
 
 
 def _busy(name: str, lease: Json) -> Busy:
-    host, process, _ = _holder(lease)
-    by = f"process {process} on {host}" if host else "another machine"
     return Busy(
         Diagnostic(
             "E605",
             f"another command is deploying {name.removeprefix('mlo-')}",
-            cause=f"{by} holds the Lease {name}",
+            cause=f"{_by(lease)} holds the Lease {name}",
             remedy=f"wait until it has ended, then run the command again; if it was killed, its Lease ends {_SECONDS} s later",
         )
     )

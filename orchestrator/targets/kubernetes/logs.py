@@ -18,7 +18,9 @@ _EVERY = 2.0
 """Seconds between looks for new pods while following."""
 
 
-def log_lines(cluster: Cluster, namespace: str, name: str, lines: int, *, follow: bool) -> Iterator[str]:
+def log_lines(
+    cluster: Cluster, namespace: str, name: str, lines: int, *, follow: bool, container: str = "server"
+) -> Iterator[str]:
     """The last lines of each pod, with the pod's name before each if there are several.
 
     Args:
@@ -27,6 +29,7 @@ def log_lines(cluster: Cluster, namespace: str, name: str, lines: int, *, follow
         name: of the release.
         lines: of each pod.
         follow: whether to go on with new lines, without end.
+        container: the server's name in its pods.
 
     Raises:
         DeployFailed: E615 there is no pod.
@@ -42,13 +45,13 @@ def log_lines(cluster: Cluster, namespace: str, name: str, lines: int, *, follow
             )
         )
     if follow:
-        yield from _followed(cluster, namespace, name, lines)
+        yield from _followed(cluster, namespace, name, lines, container)
         return
     for pod in pods:
         prefix = f"{pod}: " if len(pods) > 1 else ""
         path = namespaced("v1", namespace, "pods", pod) + "/log"
         try:
-            text = cluster.raw("GET", path, query={"container": "server", "tailLines": lines})
+            text = cluster.raw("GET", path, query={"container": container, "tailLines": lines})
         except Refused as refused:
             yield f"{prefix}({refused.message})"
             continue
@@ -56,7 +59,7 @@ def log_lines(cluster: Cluster, namespace: str, name: str, lines: int, *, follow
             yield prefix + line
 
 
-def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterator[str]:
+def _followed(cluster: Cluster, namespace: str, name: str, lines: int, container: str) -> Iterator[str]:
     """One thread for each pod; a pod that ends is left, and one that comes is joined."""
     arrived: queue.Queue[str | MloError] = queue.Queue()
     known: dict[str, threading.Thread] = {}
@@ -68,7 +71,7 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
                 since = 0 if pod in begun else lines  # of one that had not started yet, nothing has been shown
                 known[pod] = threading.Thread(
                     target=_follow,
-                    args=(cluster, namespace, pod, since, arrived, begun),
+                    args=(cluster, namespace, pod, container, since, arrived, begun),
                     name=f"log of {pod}",
                     daemon=True,
                 )
@@ -85,11 +88,17 @@ def _followed(cluster: Cluster, namespace: str, name: str, lines: int) -> Iterat
 
 
 def _follow(
-    cluster: Cluster, namespace: str, pod: str, lines: int, arrived: queue.Queue[str | MloError], begun: set[str]
+    cluster: Cluster,
+    namespace: str,
+    pod: str,
+    container: str,
+    lines: int,
+    arrived: queue.Queue[str | MloError],
+    begun: set[str],
 ) -> None:
     path = namespaced("v1", namespace, "pods", pod) + "/log"
     try:
-        for line in Cluster(cluster.context).stream(path, container="server", tailLines=lines, follow="true"):
+        for line in Cluster(cluster.context).stream(path, container=container, tailLines=lines, follow="true"):
             begun.add(pod)
             arrived.put(f"{pod}: {line.decode('utf-8', 'replace')}")
     except Refused:  # not started yet, or gone: looked for again

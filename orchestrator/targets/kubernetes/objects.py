@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["CANDIDATE", "REVISION", "SETTINGS", "candidate_of", "instance", "namespaced", "plural"]
+__all__ = [
+    "CANDIDATE",
+    "CANDIDATE_OF",
+    "INSTANCE",
+    "REVISION",
+    "SETTINGS",
+    "beside",
+    "candidate_of",
+    "instance",
+    "namespaced",
+    "own",
+    "plural",
+]
+
+INSTANCE = "app.kubernetes.io/instance"
+"""The label with the Helm release; of a candidate's pods that take traffic, the release whose Service selects them."""
+
+CANDIDATE_OF = "mlo/candidate-of"
+"""The label of a candidate that is to take a share of the traffic, with the release that it stands beside."""
 
 REVISION = "mlo/revision"
 """The annotation of a Deployment and of its pods with mlo's number of the revision."""
@@ -21,7 +39,17 @@ def candidate_of(name: str) -> str:
 
 def instance(release: str) -> str:
     """The label selector for the objects of one Helm release."""
-    return f"app.kubernetes.io/instance={release}"
+    return f"{INSTANCE}={release}"
+
+
+def own(release: str) -> str:
+    """The same without the pods of a candidate that takes a share of the release's traffic."""
+    return f"{instance(release)},!{CANDIDATE_OF}"
+
+
+def beside(release: str) -> str:
+    """The label selector for the pods of a candidate that is to take a share of the release's traffic."""
+    return f"{CANDIDATE_OF}={release}"
 
 
 def plural(kind: str) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 from orchestrator.targets.kubernetes.connection import Cluster, Refused
 from orchestrator.targets.kubernetes.drift import compared, differences, missing
-from orchestrator.targets.kubernetes.objects import REVISION, namespaced, plural
+from orchestrator.targets.kubernetes.kserve import not_ready
+from orchestrator.targets.kubernetes.lease import holder_of
+from orchestrator.targets.kubernetes.objects import REVISION, namespaced, own, plural
 from orchestrator.targets.kubernetes.pods import PodState, refusal
 from orchestrator.targets.kubernetes.record import read_record
 from orchestrator.targets.kubernetes.rollout import pod_states
+from orchestrator.targets.kubernetes.route import routed_share
 from orchestrator.targets.target import Health, Observed
 
 __all__ = ["Serving", "observed", "ready_pods", "revision_of"]
@@ -27,12 +30,14 @@ class Serving:
     """A release as the cluster has it.
 
     Attributes:
-        name: of the release.
+        name: of its Deployment and Service: that of the release, or of what KServe makes of it.
         deployment: the object; None if there is none.
         pods: what each is doing; only looked at where the Deployment is not as it should be.
         ready_pods: the names of those that the Service sends requests to; None where there is no Service.
         pending: Helm's word for an operation that is under way or was interrupted; empty if there is none.
+        by: who is at it, as the deployment's Lease says; empty if it says nothing.
         differences: from what was deployed, a clause each.
+        unready: why KServe does not call its InferenceService ready; empty if it does, or if it is none.
     """
 
     name: str
@@ -41,29 +46,40 @@ class Serving:
     ready_pods: tuple[str, ...] | None = None
     pending: str = ""
     differences: tuple[str, ...] = ()
+    unready: str = ""
+    by: str = ""
 
     @property
     def settled(self) -> bool:
         """Whether all pods are of one revision and serve."""
-        return self.deployment is not None and _is_settled(self.deployment)
+        return self.deployment is not None and not self.unready and _is_settled(self.deployment)
 
     @classmethod
-    def seen(cls, cluster: Cluster, namespace: str, name: str) -> Serving:
+    def seen(cls, cluster: Cluster, namespace: str, release: str, runs: str = "") -> Serving:
         """Look at it.
+
+        Args:
+            cluster: where it is.
+            namespace: of the release.
+            release: Helm's name of it.
+            runs: the name of its Deployment and Service, if KServe makes them.
 
         Raises:
             DeployFailed: E652 the cluster does not answer.
             Refused: this user may not look.
         """
+        name = runs or release
+        unready = not_ready(cluster, namespace, release) if name != release else ""
         deployment = cluster.find(namespaced("apps/v1", namespace, "deployments", name))
         if deployment is None:
-            return cls(name, None)
+            return cls(name, None, unready=unready)
         ready = ready_pods(cluster, namespace, name)
-        pods = () if _is_settled(deployment) else tuple(pod_states(cluster, namespace, name))
-        record = read_record(cluster, namespace, name)
+        pods = () if _is_settled(deployment) else tuple(pod_states(cluster, namespace, own(release)))
+        record = read_record(cluster, namespace, release)
         pending = record.status if record is not None and record.status.startswith("pending") else ""
         differs = () if record is None or pending else tuple(_differences(cluster, namespace, record.objects))
-        return cls(name, deployment, pods, ready, pending, differs)
+        by = holder_of(cluster, namespace, release) if pending else ""
+        return cls(name, deployment, pods, ready, pending, differs, unready, by)
 
 
 def ready_pods(cluster: Cluster, namespace: str, name: str) -> tuple[str, ...] | None:
@@ -84,14 +100,16 @@ def observed(serving: Serving, endpoint: str) -> Observed:
     """What that means for the deployment."""
     deployment = serving.deployment
     if deployment is None:
-        return _nothing("stopped", f"there is no Deployment {serving.name} in its namespace", endpoint)
+        told = f": {serving.unready}" if serving.unready else ""
+        return _nothing("stopped", f"there is no Deployment {serving.name} in its namespace{told}", endpoint)
     revision = revision_of(deployment)
     if revision is None:
         return _nothing("degraded", f"the Deployment {serving.name} is not one that mlo made", endpoint)
     wanted, status = int(deployment["spec"].get("replicas", 1)), deployment.get("status", {})
     if wanted == 0:
         return _nothing("stopped", "somebody scaled it to 0 pods", endpoint)
-    reason = _why_degraded(serving, wanted, status)
+    progress = _in_progress(serving, wanted, status)
+    reason = progress or _why_degraded(serving, wanted, status)
     return Observed(
         running=True,
         health="degraded" if reason else "healthy",
@@ -101,6 +119,7 @@ def observed(serving: Serving, endpoint: str) -> Observed:
         backend=deployment["metadata"].get("labels", {}).get("mlo/backend"),
         since=_since(status),
         differences=serving.differences,
+        progress=progress,
     )
 
 
@@ -121,19 +140,51 @@ def _why_degraded(serving: Serving, wanted: int, status: Json) -> str:
     if serving.pending:
         return f"Helm's operation `{serving.pending}` is under way, or its client died"
     if not _is_settled(serving.deployment):
-        refused = refusal(serving.deployment)
-        doing = [f"pod {state.name} {state.doing}" for state in serving.pods if not state.ready]
-        if refused is not None:
-            doing.append(refused.cause)
-        updated = int(status.get("updatedReplicas", 0))
-        told = f": {'; '.join(doing)}" if doing else ""
-        if updated < int(status.get("replicas", 0)):
-            return f"{updated} of {wanted} pods are updated{told}"
-        return f"{status.get('availableReplicas', 0)} of {wanted} pods are ready{told}"
+        return _pods_told(serving, wanted, status)
+    if serving.unready:
+        return serving.unready
     if not serving.ready_pods:
         return f"its Service {serving.name} has no endpoints; its selector may have been changed"
     shown, more = serving.differences[:_SHOWN], len(serving.differences) - _SHOWN
     return "; ".join(shown) + (f"; and {more} more: `mlo diff {serving.name}`" if more > 0 else "")
+
+
+def _in_progress(serving: Serving, wanted: int, status: Json) -> str:
+    """What is under way: an update by another command, or a rollout that the Deployment has begun and not given up; else empty."""
+    assert serving.deployment is not None, "there is a deployment"
+    if serving.ready_pods is None:
+        return ""
+    if serving.pending:
+        return f"an update is in progress (Helm: {serving.pending}): {serving.by}" if serving.by else ""
+    return f"a rollout is in progress: {_pods_told(serving, wanted, status)}" if _rolls_out(serving.deployment) else ""
+
+
+def _rolls_out(deployment: Json) -> bool:
+    """Whether pods are being replaced or added, which is not so where one of them has ceased to be ready."""
+    if _is_settled(deployment):
+        return False
+    status = deployment.get("status", {})
+    if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 0)):
+        return True
+    return any(
+        each.get("type") == "Progressing"
+        and each.get("status") == "True"
+        and each.get("reason") != "NewReplicaSetAvailable"
+        for each in status.get("conditions") or ()
+    )
+
+
+def _pods_told(serving: Serving, wanted: int, status: Json) -> str:
+    """How many pods are as they should be, and what the others do."""
+    refused = refusal(serving.deployment or {})
+    doing = [f"pod {state.name} {state.doing}" for state in serving.pods if not state.ready]
+    if refused is not None:
+        doing.append(refused.cause)
+    updated = int(status.get("updatedReplicas", 0))
+    told = f": {'; '.join(doing)}" if doing else ""
+    if updated < int(status.get("replicas", 0)):
+        return f"{updated} of {wanted} pods are updated{told}"
+    return f"{status.get('availableReplicas', 0)} of {wanted} pods are ready{told}"
 
 
 def _is_settled(deployment: Json) -> bool:
@@ -164,6 +215,8 @@ def _differences(cluster: Cluster, namespace: str, deployed: Iterable[Json]) -> 
             live = cluster.find(path)
         except Refused:
             continue
+        if live is not None and described["kind"] == "HTTPRoute" and routed_share(live):
+            continue  # a canary's weights, which are taken back with it
         if live is None:
             yield missing(described)
         else:

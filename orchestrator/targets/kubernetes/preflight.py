@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
 from orchestrator.targets.kubernetes.helm import found_helm
+from orchestrator.targets.kubernetes.kserve import SERVICES, is_inference_service
 from orchestrator.targets.kubernetes.objects import CANDIDATE, namespaced
 from orchestrator.targets.kubernetes.refusals import refusal_error
 
-__all__ = ["NEEDED", "check_cluster", "check_name", "full_quotas", "make_namespace"]
+__all__ = [
+    "NEEDED",
+    "RELEASED",
+    "check_cluster",
+    "check_form",
+    "check_name",
+    "full_quotas",
+    "make_namespace",
+    "missing_rights",
+]
 
-_RELEASED = ("get", "list", "watch", "create", "patch", "delete")
+RELEASED = ("get", "list", "watch", "create", "patch", "delete")
 """What Helm does with each kind of a release; since version 4 it waits for all of them by a watch."""
 NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "secrets", ("get", "list", "create", "update", "delete")),
-    ("", "services", _RELEASED),
-    ("", "serviceaccounts", _RELEASED),
+    ("", "services", RELEASED),
+    ("", "serviceaccounts", RELEASED),
     ("", "pods", ("get", "list", "watch")),
     ("", "pods/log", ("get",)),
     ("", "pods/portforward", ("get", "create")),
     ("", "endpoints", ("get",)),
     ("", "events", ("list",)),
-    ("apps", "deployments", _RELEASED),
+    ("apps", "deployments", RELEASED),
     ("apps", "replicasets", ("get", "list", "watch")),
-    ("networking.k8s.io", "networkpolicies", _RELEASED),
+    ("networking.k8s.io", "networkpolicies", RELEASED),
     ("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),
 )
 """API group, resource and verbs that every release needs."""
 
-_GATEWAY, _MONITORING = "gateway.networking.k8s.io", "monitoring.coreos.com"
+_GATEWAY, _MONITORING, _KSERVE = "gateway.networking.k8s.io", "monitoring.coreos.com", "serving.kserve.io"
 _SOME: tuple[tuple[str, bool, str, str, str], ...] = (
+    ("inferenceService", False, _KSERVE, "inferenceservices", ""),
     ("ingress", False, "networking.k8s.io", "ingresses", ""),
     ("httpRoute", False, _GATEWAY, "httproutes", ""),
     ("serviceMonitor", True, _MONITORING, "servicemonitors", _MONITORING),
@@ -41,8 +52,13 @@ _SOME: tuple[tuple[str, bool, str, str, str], ...] = (
     ("dashboard", True, "", "configmaps", _MONITORING),
 )
 """For objects that only some releases have: the chart's value that enables it, whether it is enabled by default, API group and
-resource, and the API group without which the cluster gets none. An autoscaler and a disruption budget are left to Helm's own
-message: whether there is one is decided later."""
+resource, and the API group without which the cluster gets none. Whether there is an autoscaler or a disruption budget is
+decided later, so the right to them is checked before the release."""
+
+_REMEDIES = {
+    _GATEWAY: "install the Gateway API on it, or leave out `deploy: ingress: gateway:`",
+    _KSERVE: "install KServe on it (its CRD is inferenceservices.serving.kserve.io), or leave out `deploy: as:`",
+}
 
 
 def check_cluster(cluster: Cluster, namespace: str, settings: Mapping[str, Any], *, create: bool) -> None:
@@ -56,21 +72,27 @@ def check_cluster(cluster: Cluster, namespace: str, settings: Mapping[str, Any],
 
     Raises:
         DeployFailed: E650 a package is missing, E651 the context, E652 the cluster does not answer, E653 Helm is missing,
-            E654 this user lacks rights, E655 the namespace cannot be used, E665 the cluster is too old.
+            E654 this user lacks rights, E655 the namespace cannot be used, E665 the cluster is too old or lacks an API; all
+            that apply.
     """
-    found_helm()
+    problems: list[Diagnostic] = []
+    try:
+        found_helm()
+    except DeployFailed as failed:
+        problems += failed.diagnostics
     try:
         groups = {each["name"] for each in cluster.get("/apis")["groups"]}
         some = [
             row for row in _SOME if settings.get(row[0], {}).get("enabled", row[1]) and (not row[4] or row[4] in groups)
         ]
-        _check_apis(cluster, groups, {group for _, _, group, *_ in some if group})
-        _check_namespace(cluster, namespace, create=create)
-        _check_rights(
-            cluster, namespace, [*NEEDED, *((group, resource, _RELEASED) for _, _, group, resource, _ in some)]
-        )
+        problems += _missing_apis(cluster, groups, {group for _, _, group, *_ in some if group})
+        problems += _unusable_namespace(cluster, namespace, create=create)
+        wanted = [*NEEDED, *((group, resource, RELEASED) for _, _, group, resource, _ in some)]
+        problems += missing_rights(cluster, namespace, wanted)
     except Refused as refused:
         raise refusal_error(cluster, namespace, refused) from refused
+    if problems:
+        raise DeployFailed(*problems)
 
 
 def check_name(name: str) -> None:
@@ -87,6 +109,33 @@ def check_name(name: str) -> None:
                 cause=f"names that end with `{CANDIDATE}` are kept for the pods in which a revision is proven",
                 remedy="choose another `metadata: name:`",
                 at=("metadata", "name"),
+            )
+        )
+
+
+def check_form(cluster: Cluster, namespace: str, name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse to replace a Deployment by an InferenceService or the other way round: Helm would remove one before the other serves.
+
+    Raises:
+        DeployFailed: E668.
+        Refused: this user may not look.
+    """
+    wanted = is_inference_service(settings)
+    here, kind = ("apps/v1", "deployments") if wanted else (SERVICES, "inferenceservices")
+    try:
+        found = cluster.find(namespaced(here, namespace, kind, name))
+    except Refused as refused:
+        if wanted or refused.status != 403:
+            raise
+        return  # who deploys no InferenceService needs no right to one, even where KServe is not installed
+    if found is not None and (found["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name") == name:
+        raise DeployFailed(
+            Diagnostic(
+                "E668",
+                f"{name} serves as {'a Deployment' if wanted else 'an InferenceService'}, and the spec asks for the other form",
+                cause="one would be removed before the other serves, and requests would fail",
+                remedy=f"deploy it under another name (`metadata: name:`), or run `mlo destroy {name}` first",
+                at=("deploy", "as"),
             )
         )
 
@@ -132,55 +181,16 @@ def full_quotas(cluster: Cluster, namespace: str) -> tuple[str, ...]:
     return tuple(line for quota in quotas for line in _used_up(quota))
 
 
-def _check_apis(cluster: Cluster, groups: set[str], wanted: set[str]) -> None:
-    missing = ({"apps", "networking.k8s.io", "coordination.k8s.io"} | wanted) - groups
-    if missing:
-        version = cluster.get("/version").get("gitVersion", "of an unknown version")
-        raise DeployFailed(
-            Diagnostic(
-                "E665",
-                f"the cluster of {cluster.name} lacks what a release needs",
-                cause=f"it is Kubernetes {version} without the API groups {', '.join(sorted(missing))}",
-                remedy="install the Gateway API on it, or leave out `deploy: ingress: gateway:`"
-                if missing == {_GATEWAY}
-                else "use a cluster of Kubernetes 1.20 or later",
-            )
-        )
+def missing_rights(
+    cluster: Cluster, namespace: str, needed: Iterable[tuple[str, str, tuple[str, ...]]]
+) -> Iterator[Diagnostic]:
+    """What this user may not do; the cluster itself is asked, one review for each verb.
 
-
-def _check_namespace(cluster: Cluster, namespace: str, *, create: bool) -> None:
-    try:
-        found = cluster.find(f"/api/v1/namespaces/{namespace}")
-    except Refused as refused:
-        if refused.status == 403:  # many users may use a namespace and not read it; a missing one is named later
-            return
-        raise
-    if found is None:
-        if create:
-            return
-        raise DeployFailed(
-            Diagnostic(
-                "E655",
-                f"there is no namespace `{namespace}`",
-                cause=f"the cluster of {cluster.name} has none of that name",
-                remedy=f"run `kubectl create namespace {namespace}`, or set `deploy: create_namespace: true`",
-                at=("deploy", "namespace"),
-            )
-        )
-    if found.get("status", {}).get("phase") == "Terminating":
-        raise DeployFailed(
-            Diagnostic(
-                "E655",
-                f"the namespace `{namespace}` is being deleted",
-                cause="somebody deleted it, and its objects are still being removed",
-                remedy="wait until it is gone, or use another one",
-                at=("deploy", "namespace"),
-            )
-        )
-
-
-def _check_rights(cluster: Cluster, namespace: str, needed: Iterable[tuple[str, str, tuple[str, ...]]]) -> None:
-    """Ask the cluster itself, one review for each verb."""
+    Args:
+        cluster: to use.
+        namespace: for the deployment.
+        needed: API group, resource and verbs.
+    """
     denied = [
         f"{verb} {resource}{'.' + group if group else ''}"
         for group, resource, verbs in needed
@@ -188,15 +198,52 @@ def _check_rights(cluster: Cluster, namespace: str, needed: Iterable[tuple[str, 
         if not _may(cluster, namespace, group, resource, verb)
     ]
     if denied:
-        raise DeployFailed(
-            Diagnostic(
-                "E654",
-                f"this user may not deploy into the namespace `{namespace}`",
-                cause=f"it may not {_listed(denied)}",
-                remedy="have the Role of docs/kubernetes.md bound to it; `kubectl auth can-i --list -n"
-                f" {namespace}` shows what it may do",
-                at=("deploy", "namespace"),
-            )
+        yield Diagnostic(
+            "E654",
+            f"this user may not deploy into the namespace `{namespace}`",
+            cause=f"it may not {_listed(denied)}",
+            remedy="have the Role of docs/kubernetes.md bound to it; `kubectl auth can-i --list -n"
+            f" {namespace}` shows what it may do",
+            at=("deploy", "namespace"),
+        )
+
+
+def _missing_apis(cluster: Cluster, groups: set[str], wanted: set[str]) -> Iterator[Diagnostic]:
+    missing = ({"apps", "networking.k8s.io", "coordination.k8s.io"} | wanted) - groups
+    if missing:
+        version = cluster.get("/version").get("gitVersion", "of an unknown version")
+        yield Diagnostic(
+            "E665",
+            f"the cluster of {cluster.name} lacks what a release needs",
+            cause=f"it is Kubernetes {version} without the API groups {', '.join(sorted(missing))}",
+            remedy="; ".join(_REMEDIES[each] for each in sorted(missing & set(_REMEDIES)))
+            if missing <= set(_REMEDIES)
+            else "use a cluster of Kubernetes 1.20 or later",
+        )
+
+
+def _unusable_namespace(cluster: Cluster, namespace: str, *, create: bool) -> Iterator[Diagnostic]:
+    try:
+        found = cluster.find(f"/api/v1/namespaces/{namespace}")
+    except Refused as refused:
+        if refused.status == 403:  # many users may use a namespace and not read it; a missing one is named later
+            return
+        raise
+    if found is None and not create:
+        yield Diagnostic(
+            "E655",
+            f"there is no namespace `{namespace}`",
+            cause=f"the cluster of {cluster.name} has none of that name",
+            remedy=f"run `kubectl create namespace {namespace}`, or set `deploy: create_namespace: true`",
+            at=("deploy", "namespace"),
+        )
+    if found is not None and found.get("status", {}).get("phase") == "Terminating":
+        yield Diagnostic(
+            "E655",
+            f"the namespace `{namespace}` is being deleted",
+            cause="somebody deleted it, and its objects are still being removed",
+            remedy="wait until it is gone, or use another one",
+            at=("deploy", "namespace"),
         )
 
 

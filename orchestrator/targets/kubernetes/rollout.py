@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused
+from orchestrator.targets.kubernetes.kserve import container_name, not_ready
 from orchestrator.targets.kubernetes.objects import REVISION, instance, namespaced
 from orchestrator.targets.kubernetes.pods import PodState, Problem, pod_state, refusal
 
@@ -34,6 +36,9 @@ class Rollout:
         revision: mlo's number of the revision; pods of others are not looked at.
         wait: seconds that a pod may take to get a node and its image.
         progress: is called with what the pods are doing.
+        selector: of the labels of its pods, if they are not those of the release.
+        runs: the name of the Deployment, if KServe makes it.
+        each: seconds within which one more pod must become ready.
     """
 
     def __init__(
@@ -44,10 +49,16 @@ class Rollout:
         revision: int,
         wait: float,
         progress: Callable[[str], None],
+        selector: str = "",
+        runs: str = "",
+        each: float = math.inf,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._release = release
+        self._selector = selector or instance(release)
+        self._runs = runs or release
+        self._container = container_name(kserve=self._runs != release)
         self._revision = revision
         self._wait = wait
         self._progress = progress
@@ -56,14 +67,18 @@ class Rollout:
         self._told = ""
         self._since: dict[tuple[str, str], float] = {}
         self._last: list[PodState] = []
+        self._unready = ""
+        self._each = each
+        self._ready = 0
+        self._advanced = time.monotonic()
 
     def look(self) -> None:
         """Look at the pods, at most once a second, and tell what they are doing.
 
         Raises:
             DeployFailed: E656 the image cannot be pulled, E657 no node takes the pod or the cluster refuses it, E658 it
-                crashes, E659 it runs out of memory, E663 something that it needs is missing; E652 the cluster has not answered for
-                30 s.
+                crashes, E659 it runs out of memory, E660 none becomes ready any more, E663 something that it needs is missing; E652
+                the cluster has not answered for 30 s.
             Refused: it has refused to for as long.
         """
         now = time.monotonic()
@@ -71,9 +86,12 @@ class Rollout:
             return
         self._looked = now
         try:
-            path = namespaced("apps/v1", self._namespace, "deployments", self._release)
+            path = namespaced("apps/v1", self._namespace, "deployments", self._runs)
             deployment = self._cluster.find(path) or {}
-            self._last = pod_states(self._cluster, self._namespace, self._release, self._revision)
+            self._unready = (
+                not_ready(self._cluster, self._namespace, self._release) if self._runs != self._release else ""
+            )
+            self._last = pod_states(self._cluster, self._namespace, self._selector, self._revision)
         except (Refused, DeployFailed):
             self._unseen = self._unseen or now
             if now - self._unseen >= _UNSEEN:
@@ -89,6 +107,11 @@ class Rollout:
             self._progress(told)
         seen = {(pod, problem.kind) for pod, problem in problems}
         self._since = {each: self._since.get(each, now) for each in seen}
+        ready = sum(state.ready for state in self._last)
+        if ready != self._ready:
+            self._ready, self._advanced = ready, now
+        if now - self._advanced > self._each:
+            raise self.late(self._each, "no further pod has become ready")
         for pod, problem in problems:
             if now - self._since[pod, problem.kind] >= min(_PATIENCE.get(problem.kind, self._wait), self._wait):
                 raise self._failed(pod, problem)
@@ -96,6 +119,8 @@ class Rollout:
     def text(self) -> str:
         """What the pods were doing when they were last looked at, in one line."""
         waiting = [state for state in self._last if not state.ready and not state.ending]
+        if not waiting and self._unready:
+            return self._unready
         if not waiting:
             return f"{len(self._last)} of its pods are ready" if len(self._last) > 1 else ""
         return "; ".join(f"pod {state.name} {state.doing}" for state in waiting)
@@ -112,7 +137,9 @@ class Rollout:
                 return self._failed(state.name, state.problem)
         why = self.text() or said
         tail = "".join(
-            _quoted(log_tail(self._cluster, self._namespace, state.name)) for state in self._last if not state.ready
+            _quoted(log_tail(self._cluster, self._namespace, state.name, self._container))
+            for state in self._last
+            if not state.ready
         )
         return DeployFailed(
             Diagnostic(
@@ -136,16 +163,16 @@ class Rollout:
         )
 
 
-def pod_states(cluster: Cluster, namespace: str, release: str, revision: int | None = None) -> list[PodState]:
+def pod_states(cluster: Cluster, namespace: str, selector: str, revision: int | None = None) -> list[PodState]:
     """What the pods of a release are doing, the oldest first.
 
     Args:
         cluster: where they are.
         namespace: of the release.
-        release: Helm's name of it.
+        selector: of their labels.
         revision: only its pods; None for all.
     """
-    pods = cluster.get(namespaced("v1", namespace, "pods"), labelSelector=instance(release))["items"]
+    pods = cluster.get(namespaced("v1", namespace, "pods"), labelSelector=selector)["items"]
     if revision is not None:
         pods = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(REVISION) == str(revision)]
     pods.sort(key=lambda pod: (str(pod["metadata"].get("creationTimestamp")), str(pod["metadata"]["name"])))

@@ -16,6 +16,7 @@ class KubernetesDeploy(ClusterDeploy):
     """On a Kubernetes cluster, by Helm."""
 
     takes_image: ClassVar[Literal["no", "built", "pushed"]] = "pushed"
+    takes_shares: ClassVar[bool] = True
     extra: ClassVar[str] = "kubernetes"
 
     target: Literal["kubernetes"]
@@ -31,3 +32,8 @@ class KubernetesDeploy(ClusterDeploy):
         description="How long a pod may take to get a node and its image, on top of the time that the model needs to start.",
         examples=["10m"],
     )
+
+    @property
+    def weighs_requests(self) -> bool:
+        """With an HTTPRoute, whose weights are the shares."""
+        return self.ingress is not None and self.ingress.gateway is not None

@@ -6,57 +6,55 @@
 
 A revision is installed as the candidate and asked through a port-forward to its pod. Then the candidate is removed, and the
 release upgraded: a rolling update, in which each old pod serves until a new one is ready. So there is never more than one pod
-more than the spec asks for, besides pods that end. Then a few golden requests go to the pods that the Service has. An upgrade that fails is rolled back.
+more than the spec asks for, besides pods that end and those of a canary (`canary.py`). Then a few golden requests go to the pods that
+the Service has. An upgrade that fails is rolled back.
 """
 
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed, MloError, UsageError
 from orchestrator.store.crash_points import crash_point
-from orchestrator.targets.chart_values import cluster_values
-from orchestrator.targets.kubernetes.asking import unanswered
+from orchestrator.targets.certificate import Expected
+from orchestrator.targets.chart_values import cluster_values, merged
+from orchestrator.targets.kubernetes.canary import SharedService, share_of, standing_beside
 from orchestrator.targets.kubernetes.connection import Cluster, Json, Refused, named_context
-from orchestrator.targets.kubernetes.forward import Relay
-from orchestrator.targets.kubernetes.helm import Helm, HelmFailed, HelmRevision
+from orchestrator.targets.kubernetes.forward import Relay, in_turn
+from orchestrator.targets.kubernetes.helm import Helm, HelmFailed
 from orchestrator.targets.kubernetes.identity import namespace_identity, require_same_place
+from orchestrator.targets.kubernetes.kserve import container_name, find_server, runs, takes_tls
 from orchestrator.targets.kubernetes.lease import HeldLease, held_lease
 from orchestrator.targets.kubernetes.logs import log_lines
-from orchestrator.targets.kubernetes.objects import SETTINGS, candidate_of, instance, namespaced
-from orchestrator.targets.kubernetes.observing import Serving, observed, ready_pods, revision_of
+from orchestrator.targets.kubernetes.objects import SETTINGS, beside, candidate_of, instance, namespaced, own
+from orchestrator.targets.kubernetes.observing import Serving, observed, revision_of
 from orchestrator.targets.kubernetes.placement import KubernetesPlacement
+from orchestrator.targets.kubernetes.port_forwards import PortForwards
 from orchestrator.targets.kubernetes.preflight import (
     check_cluster,
+    check_form,
     check_name,
-    full_quotas,
     make_namespace,
 )
-from orchestrator.targets.kubernetes.record import read_record
 from orchestrator.targets.kubernetes.refusals import refusal_error
-from orchestrator.targets.kubernetes.rollout import Rollout
-from orchestrator.targets.kubernetes.timing import rollout_seconds, update_seconds
+from orchestrator.targets.kubernetes.releasing import Releasing, is_ours
+from orchestrator.targets.kubernetes.route import give_back_route, route_of
+from orchestrator.targets.kubernetes.secrets import expected_in, require_certificate, require_tokens
 from orchestrator.targets.kubernetes.values import alone, chart_values, named_account, settings_digest
-from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+from orchestrator.targets.target import PLAIN, Description, Observed, Offers, Release, Site, Split, Started
 
 if TYPE_CHECKING:
     from orchestrator.store.state import PlacementRecord
     from orchestrator.targets.kubernetes.section import KubernetesDeploy
 
 __all__ = ["KubernetesTarget"]
-
-_MARGIN = 60.0
-"""Seconds for what is neither waiting for a node nor starting the model."""
-_LOOK = 1.0
-"""Seconds between looks at a rollout."""
-_ENDPOINTS = 15.0
-"""Seconds until the Service has a pod that is ready, and none that ends."""
 
 
 class KubernetesTarget:
@@ -72,10 +70,12 @@ class KubernetesTarget:
         self._place = place
         self._cluster = Cluster(place.context)
         self._helm = Helm(place.context, place.namespace, self._require_lease)
+        self._runs = runs(name, place.settings)
         self._lease: HeldLease | None = None
         self._same_place = False
         self._known_as = ""
         self._releases: dict[int, Release] = {}
+        self._candidate: Mapping[str, Any] = {}
         self._relays: list[Relay] = []
         self._progress: Callable[[str], None] = lambda _: None
 
@@ -117,9 +117,9 @@ class KubernetesTarget:
         return other.server == self._place.server or bool(other.identity and other.identity == self._identity())
 
     def difference(self, endpoint: str) -> str | None:
-        """Another port of the Service, or other settings under `deploy:`; all else is in what was rendered."""
-        if endpoint != self._address():
-            return f"moves from {endpoint} to {self._address()}"
+        """Another port of the Service, or other settings under `deploy:`; all else, such as TLS, is in what was rendered."""
+        if _host_and_port(endpoint) != _host_and_port(self._service()):
+            return f"moves from {endpoint} to {self._service()}"
         deployment = self._seen().deployment
         if deployment is None:
             return None
@@ -130,7 +130,7 @@ class KubernetesTarget:
         """The words for a Service in a namespace."""
         where = f"the namespace {self._place.namespace} of {self._cluster.name.replace('`', '')}"
         return Description(
-            where=self._address(),
+            where=self._service(),
             label="service",
             in_use="serves",
             removal=f"Remove {self._name} from {where}",
@@ -144,12 +144,22 @@ class KubernetesTarget:
         Raises:
             DeployFailed: E652 the cluster does not answer, E654 this user may not look.
         """
-        return observed(self._seen(), self._address())
+        seen = self._seen()
+        server = None
+        if seen.deployment is not None and revision_of(seen.deployment) is not None:
+            server = find_server(seen.deployment, kserve=self._runs != self._name)
+        found = observed(seen, self._address(tls=server is not None and takes_tls(server)))
+        if found.revision is None:
+            return found
+        with self._explained():
+            return replace(
+                found, beside=standing_beside(self._cluster, self._place.namespace, self._name, self._place.settings)
+            )
 
     def history(self) -> tuple[int, ...]:
         """The revisions whose ReplicaSets the cluster keeps."""
         with self._explained():
-            found = self._list("apps/v1", "replicasets", self._name)
+            found = self._list("apps/v1", "replicasets", own(self._name))
         numbers = {revision_of(each["spec"]["template"]) for each in found}
         serving = self.observe().revision
         return tuple(sorted({number for number in (*numbers, serving) if number is not None}))
@@ -166,7 +176,20 @@ class KubernetesTarget:
                     remedy=f"run `mlo status {self._name}`, and `mlo apply` with its spec",
                 )
             )
-        return self._through_service().url
+        return self._forwards.through_service().url
+
+    def certificate(self, named: Path, url: str) -> Expected:
+        """While a revision is released, that of its Secret, which its new pods have. Later, whatever the pod shows.
+
+        The API server has led to the pod then too. Who may send requests need not be allowed to read Secrets, and a pod gets a renewed
+        certificate only a minute after its Secret.
+        """
+        del named, url
+        if not self._releases:
+            return Expected("its pod", None)
+        *_, release = self._releases.values()
+        values = chart_values(release, self._name, self._place.settings)
+        return expected_in(self._cluster, self._place.namespace, values["tls"])
 
     def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
         """The last lines of each pod's log, then, if `follow`, each new one, also of pods that come later.
@@ -175,7 +198,9 @@ class KubernetesTarget:
             DeployFailed: E615 there is no pod.
         """
         with self._explained():
-            yield from log_lines(self._cluster, self._place.namespace, self._name, lines, follow=follow)
+            container = container_name(kserve=self._runs != self._name)
+            place = self._place
+            yield from log_lines(self._cluster, place.namespace, self._name, lines, follow=follow, container=container)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -189,23 +214,30 @@ class KubernetesTarget:
             self._lease = held
             try:
                 if held is not None:
-                    self._settle()
+                    self._remove_candidate()
+                    self._releasing.settle()
                 yield
             finally:
                 self._lease = None
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
+    def check(self, offers: Offers = PLAIN) -> None:
         """Whether the cluster can take the deployment and this user may make it; changes nothing.
 
         Raises:
-            DeployFailed: E650 to E655, E662 the name is another release's, E665; E623.
+            DeployFailed: E650 to E655, E662 the name is another release's, E663 the Secret of the certificate or of the tokens is missing, E481, E665,
+                E668 it serves in another form.
         """
-        del grpc  # the Service offers it
-        require_whole_share(KubernetesPlacement.TARGET, share)
         check_name(self._name)
         place = self._place
         check_cluster(self._cluster, place.namespace, place.settings, create=place.create_namespace)
         self._check_ours(self._name, candidate_of(self._name))
+        with self._explained():
+            check_form(self._cluster, place.namespace, self._name, place.settings)
+        if (tls := offers.tls) is not None:
+            require_certificate(self._cluster, place.namespace, {**asdict(tls), **place.settings.get("tls", {})})
+        if (auth := offers.auth) is not None:
+            values = {"tokenFile": auth.token_file, "secret": auth.secret, **place.settings.get("auth", {})}
+            require_tokens(self._cluster, place.namespace, values)
 
     def prepare(self, live: Release | None = None) -> str:
         """Make the namespace if the spec says so.
@@ -218,53 +250,81 @@ class KubernetesTarget:
         if self._place.create_namespace:
             with self._explained():
                 make_namespace(self._cluster, self._place.namespace)
-        return self._address()
+        return self._address(tls=False)  # `start` knows it better
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Install the revision as a release of its own beside the live one, with one pod that takes no traffic.
 
         Raises:
-            DeployFailed: E656 to E660, E663: it did not come up; E661 Helm refused it.
+            DeployFailed: E654, E656, E657, E663, E665: the cluster does not take it, and nothing was changed; E656 to E660, E663: it
+                did not come up; E661 Helm refused it.
         """
         self._releases[release.revision], self._progress = release, progress
         candidate = candidate_of(self._name)
+        with self._explained():
+            self._releasing.check_fits(release, self._candidates(release))
         try:
             with self._explained():
-                self._upgrade(candidate, release, self._alone())
-                pod = self._ready_pod(candidate, release.revision)
-                relay = self._relay(lambda: pod, self._port(candidate))
+                self._candidate = self._alone(shared=release.share > 0)
+                self._upgrade(candidate, release, self._candidate)
+                pod = self._forwards.ready_pod(candidate, release.revision)
+                server = self._forwards.server(candidate)
+                relay = self._forwards.to(lambda: pod, server)
             relay.check()
         except BaseException as error:
             self._drop_failed(error)
             raise
         crash_point("kubernetes.installed")
-        return Started(release.revision, relay.url)
+        return Started(release.revision, relay.url, endpoint=self._address(tls=takes_tls(server)))
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def split(self, revision: int, share: float) -> Split | None:
+        """Let the Service send requests to as many pods of the candidate as come nearest to that share of all its pods.
+
+        Where the release has an HTTPRoute, its weights are that share.
+
+        Raises:
+            DeployFailed: they do not come up, E656 to E661, or the Service does not get them, E660.
+        """
+        candidate, place = candidate_of(self._name), self._place
+        with self._explained():
+            wanted = share_of(self._cluster, place.namespace, self._name, place.settings, share)
+            if wanted is None:
+                return None
+            self._forwards.close()
+            values = merged(self._candidate, wanted.values)
+            self._upgrade(candidate, self._releases[revision], values, beside(self._name))
+            shared = SharedService(self._cluster, place.namespace, self._name, revision, wanted, self._require_lease)
+            given, how = shared.give()
+            crash_point("kubernetes.split")
+            new = self._forwards.to(in_turn(shared.new), self._forwards.server(candidate))
+            old = self._forwards.to(in_turn(shared.old), self._forwards.server(self._name))
+        return Split(given, how, new.url, old.url, self._checking(shared), lambda: new.lost + old.lost, shared.now)
+
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Remove the candidate, upgrade the release to it, and ask it through the Service.
 
         Returns:
             For a revision that another process has upgraded to: why it does not serve as it should, if so.
 
         Raises:
-            DeployFailed: the upgrade failed and was rolled back: E656 to E661, E608 and E609; E623.
+            DeployFailed: the upgrade failed and was rolled back: E656 to E661, E608 and E609.
         """
-        require_whole_share(KubernetesPlacement.TARGET, share)
         release = self._releases.get(revision)
         if release is None:
             return self._complete(revision)
         with self._explained():
             before = self._helm.history(self._name)
             good = next((each.number for each in reversed(before) if each.status == "deployed"), None)
+            served = revision_of(self._seen().deployment or {})
             self._remove_candidate()
             crash_point("kubernetes.proven")
             try:
                 self._upgrade(self._name, release, {})
                 crash_point("kubernetes.upgraded")
-                self._ask_through_service(revision)
+                self._forwards.ask_through_service(revision)
                 self._prove_through_service(release)
             except BaseException as error:
-                self._roll_back(good, error)
+                self._releasing.roll_back(good, served, error)
                 raise
         return ()
 
@@ -274,18 +334,10 @@ class KubernetesTarget:
         It was proven, and its upgrade is done: `lock` settles all others. So what is wrong now is told and not raised, or a revision
         that fails after that could be neither replaced nor rolled back.
         """
-        place = self._place
-        rollout = Rollout(self._cluster, place.namespace, self._name, revision, place.wait, self._progress)
         try:
             with self._explained():
-                seconds = place.wait + self._rollout_seconds() + _MARGIN
-                deadline = time.monotonic() + seconds
-                while not Serving.seen(self._cluster, place.namespace, self._name).settled:
-                    if time.monotonic() > deadline:
-                        raise rollout.late(seconds, "its pods are not all ready")
-                    rollout.look()
-                    time.sleep(_LOOK)
-                self._ask_through_service(revision)
+                self._releasing.wait(revision)
+                self._forwards.ask_through_service(revision)
         except DeployFailed as failed:
             return tuple(each.sentence for each in failed.diagnostics)
         return ()
@@ -308,7 +360,7 @@ class KubernetesTarget:
             self._check_ours(self._name)
             self._remove_candidate()
             self._helm.uninstall(self._name)
-            ending = len(self._list("v1", "pods", self._name))
+            ending = len(self._list("v1", "pods", instance(self._name)))
         return (f"while its last pods ({ending}) answer what is under way and end",) if ending else ()
 
     def _require_lease(self) -> None:
@@ -321,131 +373,65 @@ class KubernetesTarget:
         self._known_as = self._known_as or namespace_identity(self._cluster, self._place.namespace)
         return self._known_as
 
-    def _address(self) -> str:
-        """The Service's name in the cluster."""
-        port = self._place.port
-        return f"http://{self._name}.{self._place.namespace}.svc" + ("" if port == 80 else f":{port}")
+    def _service(self, usual: int = 80) -> str:
+        """The Service's name in the cluster, and its port if that is not the usual one; KServe's has port 80."""
+        port = 80 if self._runs != self._name else self._place.port
+        return f"{self._runs}.{self._place.namespace}.svc" + ("" if port == usual else f":{port}")
+
+    def _address(self, *, tls: bool) -> str:
+        """Where the Service answers in the cluster."""
+        return f"https://{self._service(443)}" if tls else f"http://{self._service()}"
 
     def _seen(self) -> Serving:
         with self._explained():
-            return Serving.seen(self._cluster, self._place.namespace, self._name)
+            return Serving.seen(self._cluster, self._place.namespace, self._name, self._runs)
 
-    def _list(self, version: str, kind: str, release: str) -> list[Json]:
-        found: list[Json] = self._cluster.get(
-            namespaced(version, self._place.namespace, kind), labelSelector=instance(release)
-        )["items"]
+    def _checking(self, shared: SharedService) -> Callable[[], None]:
+        def check() -> None:
+            with self._explained():
+                shared.check()
+
+        return check
+
+    def _list(self, version: str, kind: str, selector: str) -> list[Json]:
+        found: list[Json] = self._cluster.get(namespaced(version, self._place.namespace, kind), labelSelector=selector)[
+            "items"
+        ]
         return found
 
-    def _alone(self) -> Mapping[str, Any]:
+    def _alone(self, *, shared: bool) -> Mapping[str, Any]:
         """What the candidate differs in."""
         account = named_account(self._place.settings)
         path = namespaced("v1", self._place.namespace, "serviceaccounts", account)
-        return alone(account_exists=bool(account) and self._cluster.find(path) is not None)
+        exists = bool(account) and self._cluster.find(path) is not None
+        return alone(account_exists=exists, shares_with=self._name if shared else "")
 
-    def _port(self, release: str) -> int:
-        """The port of HTTP in the release's pods."""
-        deployment = self._cluster.get(namespaced("apps/v1", self._place.namespace, "deployments", release))
-        (server,) = (each for each in deployment["spec"]["template"]["spec"]["containers"] if each["name"] == "server")
-        return int(next(each["containerPort"] for each in server["ports"] if each["name"] == "http"))
-
-    def _ready_pod(self, release: str, revision: int) -> str:
-        pods = self._list("v1", "pods", release)
-        ready = [
-            str(pod["metadata"]["name"])
-            for pod in pods
-            if revision_of(pod) == revision
-            and not pod["metadata"].get("deletionTimestamp")
-            and any(
-                each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions") or ()
-            )
-        ]
-        if not ready:
-            raise DeployFailed(
-                Diagnostic(
-                    "E660",
-                    f"revision {revision} is not ready any more",
-                    cause="its pod was ready, and is not now",
-                    remedy=f"see `kubectl get pods -n {self._place.namespace}`; then run `mlo apply` again",
-                )
-            )
-        return ready[-1]
-
-    def _relay(self, pod: Callable[[], str], port: int) -> Relay:
-        relay = Relay(self._cluster, self._place.namespace, pod, port)
-        self._relays.append(relay)
-        return relay
-
-    def _through_service(self) -> Relay:
-        """To a pod that the Service has among its endpoints, another one for each connection."""
-        turn = iter(range(1 << 60))
-
-        def pod() -> str:
-            pods = ready_pods(self._cluster, self._place.namespace, self._name)
-            return pods[next(turn) % len(pods)] if pods else ""
-
-        return self._relay(pod, self._port(self._name))
-
-    def _ask_through_service(self, revision: int) -> None:
-        """Each pod that the Service has must be of that revision, and answer; what it has follows the pods a moment later."""
-        deadline = time.monotonic() + _ENDPOINTS
-        while problem := unanswered(self._cluster, self._place.namespace, self._name, revision):
-            if time.monotonic() > deadline:
-                raise DeployFailed(
-                    Diagnostic(
-                        "E660",
-                        f"revision {revision} does not answer through the Service {self._name}",
-                        cause=problem,
-                        remedy=f"see `kubectl describe service {self._name} -n {self._place.namespace}`",
-                    )
-                )
-            time.sleep(_LOOK)
+    def _candidates(self, release: Release) -> int:
+        """The most pods that the candidate will have: one, or as many as its largest share of the traffic takes."""
+        place = self._place
+        wanted = (
+            share_of(self._cluster, place.namespace, self._name, place.settings, release.share)
+            if release.share > 0
+            else None
+        )
+        return 1 if wanted is None else wanted.pods
 
     def _prove_through_service(self, release: Release) -> None:
         """A few golden requests to the pods that the Service has."""
         if release.prove is not None:
             self._progress("golden requests through the Service")
-            release.prove(self._through_service().url)
+            release.prove(self._forwards.through_service().url)
 
-    def _upgrade(self, name: str, release: Release, more: Mapping[str, Any]) -> None:
-        """Install or upgrade one release, and wait for its pods while telling what they do."""
-        place, revision = self._place, release.revision
-        values = chart_values(release, name, place.settings, more)
-        live = self._cluster.find(namespaced("apps/v1", place.namespace, "deployments", name))
-        seconds = place.wait + update_seconds(release.startup_seconds, values, live) + _MARGIN
-        rollout = Rollout(self._cluster, place.namespace, name, revision, place.wait, self._progress)
-        try:
-            self._helm.upgrade(
-                name,
-                release.rendered / "chart",
-                values,
-                description=f"mlo revision {revision}",
-                seconds=seconds,
-                watch=rollout.look,
-            )
-        except HelmFailed as failed:
-            if "timed out" in str(failed) or "deadline" in str(failed) or "not ready" in str(failed):
-                raise rollout.late(seconds, str(failed)) from failed
-            quotas = full_quotas(self._cluster, place.namespace)
-            raise DeployFailed(
-                Diagnostic(
-                    "E661",
-                    f"Helm could not release revision {revision}",
-                    cause=str(failed),
-                    remedy="correct what Helm names; docs/kubernetes.md lists what a release needs",
-                    notes=tuple(f"quota used up: {each}" for each in quotas),
-                )
-            ) from failed
+    @property
+    def _forwards(self) -> PortForwards:
+        return PortForwards(self._cluster, self._place.namespace, self._name, self._runs, self._relays)
 
-    def _roll_back(self, good: int | None, error: BaseException) -> None:
-        """Return to Helm's last good revision, whose pods have kept serving; without one, remove what failed."""
-        try:
-            if good is None:
-                self._helm.uninstall(self._name)
-                return
-            self._progress("rolling back")
-            self._helm.rollback(self._name, good, self._place.wait + self._rollout_seconds() + _MARGIN)
-        except (HelmFailed, Refused, MloError) as second:
-            error.add_note(f"rolling back also failed: {second}")
+    @property
+    def _releasing(self) -> Releasing:
+        return Releasing(self._cluster, self._helm, self._name, self._place, self._progress)
+
+    def _upgrade(self, name: str, release: Release, more: Mapping[str, Any], selector: str = "") -> None:
+        self._releasing.upgrade(name, release, more, selector)
 
     def _drop_failed(self, error: BaseException) -> None:
         """Remove the candidate that did not come up; what goes wrong there is added to its error and does not replace it."""
@@ -455,53 +441,24 @@ class KubernetesTarget:
         except MloError as second:
             error.add_note(f"its pod could not be removed: {second}")
 
+    def _route(self) -> Json | None:
+        return route_of(self._cluster, self._place.namespace, self._name, self._place.settings)
+
     def _remove_candidate(self) -> None:
         """Remove the release in which a revision is proven; one of that name that is not mlo's stays."""
-        for relay in self._relays:
-            relay.close()
-        self._relays.clear()
+        self._forwards.close()
         candidate = candidate_of(self._name)
-        if _is_ours(self._helm.history(candidate)):
+        if (route := self._route()) is not None:
+            give_back_route(self._cluster, self._place.namespace, route)
+        if is_ours(self._helm.history(candidate)):
             self._helm.uninstall(candidate)
-
-    def _settle(self) -> None:
-        """Settle what a client left that died: its candidate, and an operation of Helm that is not done, or has failed.
-
-        Helm refuses all others while one is pending. If the pods of that upgrade all serve, it is recorded as done; otherwise the
-        last good one comes back. Its pods have kept serving, and the next apply starts again.
-        """
-        self._remove_candidate()
-        history = self._helm.history(self._name)
-        if not _is_ours(history) or not history[-1].unsettled:
-            return
-        good = next((each.number for each in reversed(history) if each.status == "deployed"), None)
-        if history[-1].status != "uninstalling" and self._all_serve():
-            self._helm.rollback(self._name, history[-1].number, _MARGIN, wait=False)
-        elif good is not None:
-            self._helm.rollback(self._name, good, self._place.wait + self._rollout_seconds() + _MARGIN)
-        else:
-            self._helm.uninstall(self._name)
-
-    def _all_serve(self) -> bool:
-        """Whether the Deployment is of the revision that Helm's newest record has, and all its pods serve."""
-        seen = Serving.seen(self._cluster, self._place.namespace, self._name)
-        record = read_record(self._cluster, self._place.namespace, self._name)
-        if not seen.settled or seen.deployment is None or record is None:
-            return False
-        recorded = [revision_of(each) for each in record.objects if each.get("kind") == "Deployment"]
-        return recorded == [revision_of(seen.deployment)]
-
-    def _rollout_seconds(self) -> float:
-        """For replacing the pods of the Deployment as it is; 0 where there is none."""
-        deployment = self._cluster.find(namespaced("apps/v1", self._place.namespace, "deployments", self._name))
-        return 0.0 if deployment is None else rollout_seconds(deployment)
 
     def _check_ours(self, *names: str) -> None:
         """Whether the releases of these names, where there are any, are of mlo's chart."""
         for name in names:
             with self._explained():
                 history = self._helm.history(name)
-            if history and not _is_ours(history):
+            if history and not is_ours(history):
                 raise DeployFailed(
                     Diagnostic(
                         "E662",
@@ -543,6 +500,7 @@ class KubernetesTarget:
             ) from failed
 
 
-def _is_ours(history: tuple[HelmRevision, ...]) -> bool:
-    """Whether there is a release, and it is of mlo's chart."""
-    return bool(history) and history[-1].ours
+def _host_and_port(endpoint: str) -> tuple[str, int]:
+    """Of an address with or without its scheme."""
+    where = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    return where.hostname or "", where.port or (443 if where.scheme == "https" else 80)

@@ -14,36 +14,38 @@ _MIN_READY = 5
 """Seconds that the chart wants a pod to stay ready before the next one is replaced."""
 
 
-def rollout_seconds(deployment: Json) -> float:
+def rollout_seconds(deployment: Json, wait: float) -> float:
     """Seconds for the pods of a Deployment, by its own probes, to be replaced.
 
     Args:
         deployment: the object.
+        wait: seconds that a pod may take to get a node and its image.
     """
     spec = deployment["spec"]
     startup = max((_startup(each) for each in spec["template"]["spec"]["containers"]), default=0.0)
     strategy = (spec.get("strategy") or {}).get("rollingUpdate") or {}
     pods = int(spec.get("replicas", 1))
-    return _seconds(startup, int(spec.get("minReadySeconds", 0)), pods, strategy)
+    return _seconds(wait + startup + int(spec.get("minReadySeconds", 0)), pods, strategy)
 
 
-def update_seconds(startup: float, values: Json, live: Json | None) -> float:
+def update_seconds(startup: float, values: Json, live: Json | None, wait: float) -> float:
     """The same for an upgrade that has yet to begin.
 
     Args:
         startup: bound on loading and warming up one pod, in seconds.
         values: of the chart.
         live: the Deployment as it is, of which an autoscaler may have made more pods; None if there is none.
+        wait: seconds that a pod may take to get a node and its image.
     """
     pods = int((values.get("replicas") or {}).get("min", 1))
     if live is not None:
         pods = max(pods, int(live["spec"].get("replicas", 1)))
-    return _seconds(startup, _MIN_READY, pods, values.get("rollout") or {})
+    return _seconds(wait + startup + _MIN_READY, pods, values.get("rollout") or {})
 
 
-def _seconds(startup: float, min_ready: int, pods: int, strategy: Json) -> float:
+def _seconds(each: float, pods: int, strategy: Json) -> float:
     at_once = _count(strategy.get("maxSurge", 1), pods) + _count(strategy.get("maxUnavailable", 0), pods)
-    return (startup + min_ready) * max(1, math.ceil(pods / max(1, at_once)))
+    return each * max(1, math.ceil(pods / max(1, at_once)))
 
 
 def _count(share: object, pods: int) -> int:

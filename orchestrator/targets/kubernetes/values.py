@@ -32,11 +32,15 @@ ALONE: Mapping[str, Any] = MappingProxyType(
                 )
             ),
         },
+        # KServe is not needed to prove the same pod.
+        "inferenceService": {"enabled": False},
         "ingress": {"enabled": False},
         "httpRoute": {"enabled": False},
         "serviceMonitor": {"enabled": False},
         "prometheusRule": {"enabled": False},
         "dashboard": {"enabled": False},
+        # Two budgets of one pod block every eviction: that of the release covers pods that its Service selects.
+        "podDisruptionBudget": {"enabled": False},
     }
 )
 """What a candidate differs in: one pod, and nothing that others would find. None removes a value."""
@@ -48,14 +52,17 @@ def named_account(settings: Mapping[str, Any]) -> str:
     return str(account.get("name", "")) if account.get("create", True) else ""
 
 
-def alone(*, account_exists: bool) -> Mapping[str, Any]:
+def alone(*, account_exists: bool, shares_with: str = "") -> Mapping[str, Any]:
     """What a candidate differs in.
 
     Args:
         account_exists: whether the release has already brought the ServiceAccount of `named_account`, which two releases cannot
             own; the candidate then only uses it.
+        shares_with: the release of whose traffic it is to take a share; only then its selectors differ, because charts that were
+            rendered by older versions do not know that value.
     """
-    return merged(ALONE, {"serviceAccount": {"create": False}}) if account_exists else ALONE
+    values = merged(ALONE, {"serviceAccount": {"create": False}}) if account_exists else ALONE
+    return merged(values, {"candidate": {"of": shares_with}}) if shares_with else values
 
 
 def chart_values(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.diagnostics import Diagnostic
 from orchestrator.errors import DeployFailed
@@ -27,9 +28,12 @@ from orchestrator.targets.local.control import (
     order_stop,
 )
 from orchestrator.targets.local.logs import LOG_FILE
-from orchestrator.targets.local.messages import Status
+from orchestrator.targets.local.messages import AnyMessage, Status
 
-__all__ = ["is_running", "start", "starting", "stop", "unanswered"]
+if TYPE_CHECKING:
+    from orchestrator.spec.strict import Strict
+
+__all__ = ["answered", "is_running", "start", "starting", "stop", "unanswered"]
 
 _PACKAGES = Path(__file__).parents[3]
 """The folder that `orchestrator` is imported from; it need not be installed."""
@@ -66,6 +70,27 @@ def is_running(folder: Path) -> bool:
         else:
             return True
     return False
+
+
+def answered(
+    folder: Path,
+    method: str,
+    path: str,
+    answer: type[AnyMessage],
+    order: Strict | None = None,
+    *,
+    seconds: float = _ASK_SECONDS,
+) -> AnyMessage:
+    """What the supervisor answers to an order, as `control.ask`.
+
+    Raises:
+        DeployFailed: E606 it does not answer.
+        ControlRefusedError: it refuses.
+    """
+    try:
+        return ask(folder, method, path, answer, order, seconds=seconds)
+    except ControlUnreachableError as error:
+        raise unanswered(folder, error) from error
 
 
 def unanswered(folder: Path, error: ControlUnreachableError) -> DeployFailed:

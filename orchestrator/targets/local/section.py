@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +19,6 @@ class LocalDeploy(DeploySection):
     starts_here: ClassVar[bool] = True
     checks_here: ClassVar[bool] = True
     replicated: ClassVar[bool] = False
-    takes_tls: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = NO_CONTAINERS
 
     target: Literal["local"] = "local"
@@ -27,3 +28,8 @@ class LocalDeploy(DeploySection):
         le=65534,
         description="By default a free port, kept across updates; the next one is for gRPC.",
     )
+
+    def claims(self, base: Path) -> Mapping[str, str]:
+        """Its port, if it names one."""
+        del base
+        return {} if self.port is None else {"port": f"port {self.port} of this machine"}

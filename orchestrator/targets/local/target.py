@@ -7,19 +7,17 @@ a process id in a file is never trusted, only the supervisor's lock and socket a
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from orchestrator.backends.table import serving_backend
 from orchestrator.diagnostics import Diagnostic
-from orchestrator.errors import Busy, DeployFailed
+from orchestrator.errors import DeployFailed
 from orchestrator.store.served import ServedName, claim, forget_served, served_by_others
+from orchestrator.targets.certificate import Expected, in_file
 from orchestrator.targets.local.control import (
     FAILED_ON_THE_WAY,
     LOCK_FILE,
@@ -29,26 +27,26 @@ from orchestrator.targets.local.control import (
     ask,
     is_held,
 )
-from orchestrator.targets.local.lifetime import is_running, start, starting, stop, unanswered
+from orchestrator.targets.local.launching import launched, not_up
+from orchestrator.targets.local.lifetime import answered, is_running, start, starting, stop
 from orchestrator.targets.local.logs import LOG_FILE, read
-from orchestrator.targets.local.messages import (
-    AnyMessage,
-    Done,
-    Launching,
-    OpenPort,
-    Recipe,
-    ReservedPort,
-    RevisionStatus,
-    StartRevision,
-    Status,
-)
+from orchestrator.targets.local.messages import Done, OpenPort, RevisionStatus, Status
+from orchestrator.targets.local.observing import is_tls, observed
 from orchestrator.targets.local.placement import LocalPlacement
 from orchestrator.targets.local.ports import LOOPBACK, first_free, is_free, url_of
 from orchestrator.targets.local.records import Endpoint
-from orchestrator.targets.target import Description, Observed, Release, Site, Started, require_whole_share
+from orchestrator.targets.target import (
+    PLAIN,
+    Description,
+    Observed,
+    Offers,
+    Release,
+    Site,
+    Started,
+    require_whole_share,
+)
 
 if TYPE_CHECKING:
-    from orchestrator.spec.strict import Strict
     from orchestrator.store.state import PlacementRecord
     from orchestrator.targets.local.section import LocalDeploy
 
@@ -134,55 +132,7 @@ class LocalTarget:
 
     def observe(self) -> Observed:
         """What is running now; starts nothing."""
-        try:
-            kept = self._kept()
-        except DeployFailed as damaged:
-            reason = f"{damaged.diagnostics[0].message}: {damaged.diagnostics[0].cause}"
-            return Observed(running=is_held(self._folder), health="degraded", reason=reason, endpoint=None)
-        endpoint = None if kept is None else kept.url
-        if not self._folder.is_dir():
-            return Observed(
-                running=False, health="stopped", reason="it was never started on this machine", endpoint=None
-            )
-        try:
-            status = ask(self._folder, "GET", "/status", Status)
-        except ControlVersionError as other:
-            return Observed(running=True, health="degraded", reason=str(other), endpoint=endpoint)
-        except ControlUnreachableError:
-            if is_held(self._folder):
-                return Observed(
-                    running=True, health="degraded", reason="its supervisor does not answer", endpoint=endpoint
-                )
-            return Observed(
-                running=False,
-                health="stopped",
-                reason="no supervisor is running; `mlo apply` starts it",
-                endpoint=endpoint,
-            )
-        serving = status.serving
-        if status.port:
-            tls = kept is not None and kept.tls if serving is None else _is_tls(serving)
-            endpoint = url_of(status.port, tls=tls)
-        if serving is None:
-            return Observed(
-                running=True,
-                health="stopped",
-                reason="its supervisor is running, but no revision takes the traffic",
-                endpoint=endpoint,
-            )
-        healthy = bool(serving.healthy) and status.port is not None
-        since = serving.since
-        return Observed(
-            running=True,
-            health="healthy" if healthy else "degraded",
-            reason="" if healthy else _why_degraded(serving, listening=status.port is not None),
-            endpoint=endpoint,
-            revision=serving.recipe.revision,
-            backend=serving.recipe.backend,
-            grpc=None if status.grpc_port is None else f"{LOOPBACK}:{status.grpc_port}",
-            pid=serving.pid,
-            since=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
-        )
+        return observed(self._folder)
 
     def history(self) -> tuple[int, ...]:
         """The revision that serves, and those that are starting or stopping beside it."""
@@ -210,17 +160,33 @@ class LocalTarget:
             started = not is_running(self._folder)
             if started:
                 start(self._folder)
-            wanted = self._wanted_port or self._port() or first_free(self._folder.name)
-            try:
-                self._ask("PUT", "/port", Done, OpenPort(port=wanted))
-            except ControlRefusedError as refused:
-                if started:
-                    stop(self._folder)
-                raise self._port_in_use(wanted, f"{refused}".lower()) from refused
+            port = self._open_port(started=started)
             if live is not None:
                 self._restore(live)
         kept = self._kept()
-        return url_of(wanted, tls=kept is not None and kept.tls)
+        return url_of(port, tls=kept is not None and kept.tls)
+
+    def _open_port(self, *, started: bool) -> int:
+        """Have the supervisor listen at the public port: the wanted one, the one that it has, or a free one.
+
+        Args:
+            started: whether the supervisor was started for it, and is stopped again if it cannot.
+
+        Raises:
+            DeployFailed: E618 it cannot be used.
+        """
+        given = self._wanted_port or self._port()
+        while True:
+            port = given or first_free(self._folder.name)
+            try:
+                answered(self._folder, "PUT", "/port", Done, OpenPort(port=port))
+            except ControlRefusedError as refused:
+                if given is None and not is_free(port):
+                    continue  # a deployment that began at the same time was faster; the next one is taken
+                if started:
+                    stop(self._folder)
+                raise self._port_in_use(port, f"{refused}".lower()) from refused
+            return port
 
     def start(self, release: Release, progress: Callable[[str], None] = lambda _: None) -> Started:
         """Start a server beside the one that takes the traffic and wait until it is ready.
@@ -235,33 +201,32 @@ class LocalTarget:
         """
         revision = release.revision
         progress(f"starting {release.backend} for revision {revision}")
-        state = self._launch(release, takes_over=False)
+        state = launched(self._folder, release, takes_over=False)
         with self._dropped_on_failure(state):
             deadline = time.monotonic() + release.startup_seconds + 15
             while state.state in ("starting", "restarting") and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-                state = self._ask("GET", f"/revisions/{revision}", RevisionStatus)
+                state = answered(self._folder, "GET", f"/revisions/{revision}", RevisionStatus)
             if state.state != "ready":
-                raise self._not_up(revision, state)
+                raise not_up(self._folder, revision, state)
         progress(f"revision {revision} is ready")
-        port = self._ask("GET", "/status", Status).port
-        public = None if port is None else url_of(self._wanted_port or port, tls=_is_tls(state))
+        port = answered(self._folder, "GET", "/status", Status).port
+        public = None if port is None else url_of(self._wanted_port or port, tls=is_tls(state))
         return Started(revision, state.endpoint, pid=state.pid, endpoint=public)
 
-    def check(self, share: float = 1.0, *, grpc: bool = False) -> None:
-        """Check the share, that no other store serves the name, and that nothing else listens on its ports.
+    def check(self, offers: Offers = PLAIN) -> None:
+        """Check that no other store serves the name, and that nothing else listens on its ports.
 
         Raises:
-            DeployFailed: E618 a port is in use, E623, E624.
+            DeployFailed: E618 a port is in use, E624.
         """
-        require_whole_share(LocalPlacement.TARGET, share)
         for other in served_by_others(Path(self._served.store), self._served.name):
             raise self._second(other)
         port = self._wanted_port or self._port()
         if port is None:
             return  # it gets a free one
         own = self._listening()
-        for number in (port, port + 1) if grpc else (port,):
+        for number in (port, port + 1) if offers.grpc else (port,):
             if number not in own and not is_free(number):
                 raise self._port_in_use(number, "another program listens there")
 
@@ -291,15 +256,23 @@ class LocalTarget:
         """Nothing: the deployment's lock is enough."""
         return nullcontext()
 
-    def switch(self, revision: int, share: float = 1.0) -> tuple[str, ...]:
+    def split(self, revision: int, share: float) -> None:
+        """All traffic goes to one revision.
+
+        Raises:
+            DeployFailed: E623.
+        """
+        del revision
+        require_whole_share(LocalPlacement.TARGET, share)
+
+    def switch(self, revision: int) -> tuple[str, ...]:
         """Send all new requests to a revision that is ready. The former one finishes its requests and stops.
 
         Raises:
-            DeployFailed: E607 the revision is not ready any more, E606 no supervisor answers, E623 another share than 1.0.
+            DeployFailed: E607 the revision is not ready any more, E606 no supervisor answers.
         """
-        require_whole_share(LocalPlacement.TARGET, share)
         try:
-            self._ask("POST", f"/revisions/{revision}/serve", RevisionStatus)
+            answered(self._folder, "POST", f"/revisions/{revision}/serve", RevisionStatus)
         except ControlRefusedError as refused:
             halfway = refused.status == FAILED_ON_THE_WAY
             raise DeployFailed(
@@ -320,7 +293,7 @@ class LocalTarget:
         if not is_held(self._folder):
             return
         try:
-            self._ask("DELETE", f"/revisions/{revision}", Done, seconds=30.0)
+            answered(self._folder, "DELETE", f"/revisions/{revision}", Done, seconds=30.0)
         except ControlRefusedError as refused:
             raise DeployFailed(
                 Diagnostic(
@@ -370,6 +343,11 @@ class LocalTarget:
             )
         )
 
+    def certificate(self, named: Path, url: str) -> Expected:
+        """What is in the file on this machine."""
+        del url
+        return in_file(named)
+
     def logs(self, lines: int = 100, *, follow: bool = False) -> Iterator[str]:
         """The last lines of the deployment's log, then, if `follow`, each new one, without end.
 
@@ -398,141 +376,13 @@ class LocalTarget:
                 self.drop(state.recipe.revision)
             raise
 
-    @contextmanager
-    def _damaged(self, recipe: Recipe) -> Iterator[None]:
-        """Turn a backend's error about a damaged folder into E617."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            raise DeployFailed(
-                Diagnostic(
-                    "E617",
-                    f"{recipe.backend} cannot be started from its folder",
-                    cause=str(error),
-                    remedy="run `mlo apply` again; it renders a damaged folder again",
-                    notes=(f"folder: {recipe.serving}",),
-                )
-            ) from error
-
-    def _launch(self, release: Release, *, takes_over: bool) -> RevisionStatus:
-        """Have the supervisor start a release."""
-        recipe = Recipe(
-            revision=release.revision,
-            backend=release.backend,
-            name=release.model,
-            serving=str(release.serving.absolute()),
-            threads=release.threads,
-            startup_seconds=release.startup_seconds,
-        )
-        server, serving = serving_backend(recipe.backend), Path(recipe.serving)
-        with self._damaged(recipe):
-            devices = server.devices(serving)
-        missing = server.unavailable(devices)
-        if missing is not None:
-            raise DeployFailed(
-                Diagnostic(
-                    "E616",
-                    f"{recipe.backend} cannot be started on this machine",
-                    cause=missing.reason,
-                    remedy=f"{missing.remedy}; or choose another `serving: backend:`",
-                )
-            )
-        port, grpc_port = self._ask("POST", "/ports", ReservedPort).port, None
-        scratch = self._folder / "scratch" / f"r{recipe.revision}-{port}"
-        with ExitStack() as before_the_order:
-            before_the_order.callback(shutil.rmtree, scratch, ignore_errors=True)
-            scratch.mkdir(parents=True, exist_ok=True)
-            with self._damaged(recipe):
-                launch = server.launch(serving, port=port, scratch=scratch, threads=recipe.threads)
-                tls = server.certificate(serving) is not None
-            argv = launch.argv
-            if launch.grpc_port is not None:
-                self._open_grpc()
-                grpc_port = self._ask("POST", "/ports", ReservedPort).port
-                argv = (*argv, launch.grpc_port, str(grpc_port))
-            launching = Launching(
-                argv=argv,
-                env=dict(launch.env),
-                cwd=str(launch.cwd),
-                port=port,
-                grpc_port=grpc_port,
-                scratch=str(scratch),
-                ready_path=server.ready_path(recipe.name),
-                handover=launch.handover,
-                tls=tls,
-            )
-            order = StartRevision(recipe=recipe, launching=launching, takes_over=takes_over)
-            # From here on the server may have been started in it, even if no answer comes.
-            unused = before_the_order.pop_all()
-        try:
-            state = self._ask("PUT", f"/revisions/{recipe.revision}", RevisionStatus, order)
-        except ControlRefusedError as refused:
-            unused.close()
-            raise Busy(
-                Diagnostic(
-                    "E605",
-                    f"revision {recipe.revision} is being deployed by another command",
-                    cause=str(refused),
-                    remedy="wait until it has ended, then run the command again",
-                )
-            ) from refused
-        if state.endpoint != url_of(port, tls=tls):  # it had been started before
-            unused.close()
-        return state
-
-    def _open_grpc(self) -> None:
-        """Have the supervisor listen for gRPC, at the port after the public one.
-
-        Raises:
-            DeployFailed: E618 it is in use.
-        """
-        try:
-            self._ask("PUT", "/grpc", Done)
-        except ControlRefusedError as refused:
-            raise DeployFailed(
-                Diagnostic(
-                    "E618",
-                    f"the port for gRPC, the one after the port for HTTP, cannot be used on {LOOPBACK}",
-                    cause=f"{refused}",
-                    remedy="stop what listens there (`ss -ltnp` shows it), or set another `deploy: port:` in the spec",
-                    notes=self._notes(),
-                )
-            ) from refused
-
     def _restore(self, live: Release) -> None:
         """Restart the live revision unless one serves. Requests wait for it; this does not."""
-        if self._ask("GET", "/status", Status).serving is not None:
+        if answered(self._folder, "GET", "/status", Status).serving is not None:
             return
         # A revision that cannot be started any more stays down: the one that is about to be started replaces it.
         with suppress(DeployFailed):
-            self._launch(live, takes_over=True)
-
-    def _not_up(self, revision: int, state: RevisionStatus) -> DeployFailed:
-        reason = state.reason or f"the server is still {state.state}"
-        tail = "".join(f"\n  {line}" for line in state.tail[-10:])
-        ended = state.code is not None
-        remedy = (
-            "correct what its log ends with; if that is nothing of yours, choose another `serving.backend`"
-            if ended
-            else "if the machine was busy, run the same command again; if not, its log says what the server waits for"
-        )
-        return DeployFailed(
-            Diagnostic(
-                "E603" if ended else "E604",
-                f"revision {revision} did not come up",
-                cause=reason + (f"; the last lines of its log:{tail}" if tail else "; it printed nothing"),
-                remedy=remedy,
-                notes=self._notes(),
-            )
-        )
-
-    def _ask(
-        self, method: str, path: str, answer: type[AnyMessage], order: Strict | None = None, *, seconds: float = 10.0
-    ) -> AnyMessage:
-        try:
-            return ask(self._folder, method, path, answer, order, seconds=seconds)
-        except ControlUnreachableError as error:
-            raise unanswered(self._folder, error) from error
+            launched(self._folder, live, takes_over=True)
 
     def _kept(self) -> Endpoint | None:
         """The permanent public port, and the scheme of requests to it; None before the first start."""
@@ -544,20 +394,3 @@ class LocalTarget:
 
     def _notes(self) -> tuple[str, ...]:
         return (f"log: {self._folder / LOG_FILE}",)
-
-
-def _why_degraded(serving: RevisionStatus, *, listening: bool) -> str:
-    """The supervisor's account of the revision that serves, in one clause."""
-    number = serving.recipe.revision
-    if not listening:
-        return "its supervisor does not listen on the public port"
-    ending = f": {serving.reason}" if serving.reason else ""
-    if serving.state != "ready":
-        return f"revision {number} is {serving.state}{ending}"
-    if serving.crashes > 1:
-        return f"revision {number} has crashed {serving.crashes} times in a row{ending}"
-    return f"the server of revision {number} does not answer its readiness check"
-
-
-def _is_tls(status: RevisionStatus) -> bool:
-    return urlsplit(status.endpoint).scheme == "https"

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flatbuffers  # type: ignore[import-untyped]  # it has no types
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from orchestrator.frameworks.litert.source import check, inspect, open_baseline
 from orchestrator.spec.signature import Signature
 from orchestrator.steps.context import StepContext, StepError
 from orchestrator.steps.parameters import SourceParameters
-from tests.frameworks.step_process import ROOT
+from tests.frameworks.step_process import ROOT, StepProcess
 from tests.frameworks.tensorflow_case import CASES, Case
 
 if TYPE_CHECKING:
@@ -147,14 +149,56 @@ def test_a_model_whose_rows_influence_each_other_is_refused(models_to_convert: P
     refused("E331", WEIGHTS, tmp_path, models_to_convert / "mixing.tflite", CASES["mixing"])
 
 
-def test_operators_of_tensorflow_are_refused_by_name(models_to_convert: Path, tmp_path: Path) -> None:
-    error = refused("E366", WEIGHTS, tmp_path, models_to_convert / "select_ops.tflite")
-    assert error.message == "the model needs operators of TensorFlow: BitwiseAnd"
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("select_ops", "the model needs operators of TensorFlow: BitwiseAnd"),
+        ("custom_ops", "the model needs operators that LiteRT does not have: BitwiseAnd"),
+    ],
+)
+def test_other_operators_are_refused_by_name_with_two_ways_out(
+    tensorflow: StepProcess, models_to_convert: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "again").mkdir()
+    error = refused("E366", WEIGHTS, tmp_path, models_to_convert / f"{name}.tflite", CASES[name])
+    assert error.message == message
+    assert "build the model of operators that LiteRT has and convert it again" in error.remedy
+    check(context(tmp_path / "again", models_to_convert / "remainders.tflite", CASES[name]))
+    assert "or deploy the model that it was converted from" in error.remedy
+    assert "`kind: saved-model`" in error.remedy
+    inputs = {"weights": models_to_convert / "bits"}
+    tensorflow.step("tensorflow.saved_model_source:inspect", {"source": {"kind": "saved-model"}}, inputs)
 
 
-def test_custom_operators_are_refused_by_name(models_to_convert: Path, tmp_path: Path) -> None:
-    error = refused("E366", WEIGHTS, tmp_path, models_to_convert / "custom_ops.tflite", CASES["custom_ops"])
-    assert error.message == "the model needs operators that LiteRT does not have: BitwiseAnd"
+def _of_another_version(model: Any) -> None:
+    model.operatorCodes[0].version = 99
+
+
+def _without_weights(model: Any) -> None:
+    operator = model.subgraphs[0].operators[0]
+    operator.inputs = operator.inputs[:1]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (_of_another_version, "E366", "convert it again with an older TensorFlow"),
+        (_without_weights, "E367", "convert it again with a newer converter"),
+    ],
+)
+def test_operators_that_this_version_does_not_run_are_told_from_a_damaged_file(
+    models_to_convert: Path, tmp_path: Path, change: Callable[[Any], None], code: str, told: str
+) -> None:
+    case = replace(CASES["tflite_batch_of_one"], samples=None)
+    given = models_to_convert / case.weights
+    model = schema.ModelT.InitFromPackedBuf(given.read_bytes(), 0)
+    change(model)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "other.tflite").write_bytes(bytes(builder.Output()))
+    assert told in refused(code, WEIGHTS, tmp_path, tmp_path / "other.tflite", case).remedy
+    (tmp_path / "again").mkdir()
+    check(context(tmp_path / "again", given, case))
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])

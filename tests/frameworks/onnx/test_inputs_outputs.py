@@ -98,7 +98,7 @@ def test_a_list_of_dictionaries_cannot_be_served(tmp_path: Path) -> None:
     declared = signature({"x": ("float32", ["batch", 4])}, ["label", "probabilities"])
     path = saved(_classifier(), tmp_path)
     error = refused("E362", run_check, path, tmp_path, declared, at=("model", "outputs", 1))
-    assert "options={'zipmap': False}" in error.cause
+    assert "options={'zipmap': False}" in error.remedy
 
 
 def test_what_is_not_declared_is_left_out_and_noted(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.frameworks.onnx.quantize import needs_reduced_range, to_int8
+from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch.convert import to_onnx
+from orchestrator.machine.instructions import cpu_flags, saturates
 from orchestrator.steps.context import StepError
 from orchestrator.verify.step import verify
 from tests.frameworks.verify_case import verify_params
@@ -179,10 +180,10 @@ def test_weights_have_seven_bits_if_the_cpu_would_saturate(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n", encoding="utf-8")
 
-    assert needs_reduced_range(tmp_path / "cpuinfo") is reduced
+    assert saturates(cpu_flags(tmp_path / "cpuinfo")) is reduced
 
 
 def test_other_processors_need_no_reduced_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
 
-    assert needs_reduced_range(tmp_path / "absent") is False
+    assert saturates(cpu_flags(tmp_path / "absent")) is False

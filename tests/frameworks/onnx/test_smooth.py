@@ -169,7 +169,7 @@ def evaluated(path: Path, x: Array) -> Array:
 def test_smoothing_reduces_the_error_of_int8_if_a_channel_stands_out(
     tmp_path: Path, imported: Path, monkeypatch: pytest.MonkeyPatch, reduced: bool, times: float
 ) -> None:
-    monkeypatch.setattr("orchestrator.frameworks.onnx.quantize.needs_reduced_range", lambda _: reduced)
+    monkeypatch.setattr("orchestrator.frameworks.onnx.quantize.saturates", lambda _: reduced)
     source, x = matmul(tmp_path / "model"), rows(64, 50)
     x[:, 3] = 0.01  # what the other channels say shows where the large one happens to be small
     x[0, 3] = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from orchestrator.frameworks.onnx import finish as onnx_finish
 from orchestrator.frameworks.onnx.quantize import to_int8
 from orchestrator.frameworks.pytorch import convert as torch_convert
 from orchestrator.frameworks.source.runtime import open_runtime
-from orchestrator.optimize.formats import FORMATS, Transform
+from orchestrator.optimize.formats import FORMATS
+from orchestrator.optimize.transform import Transform
 from orchestrator.spec.gates import Precision
 from orchestrator.steps.context import StepError
 from orchestrator.verify.step import verify
@@ -158,6 +160,9 @@ def test_an_unsupported_size_is_reported_as_a_condition(case: BuildCase) -> None
         "for every declared size of dimension batch: it needs 2 <= batch and batch <= 8"
     )
     assert failure.value.at == ("model", "dims", "batch")
+    assert (failure.value.code, "narrow the range of dimension batch" in failure.value.remedy) == ("E422", True)
+    low, high = re.findall(r"\d+", failure.value.cause.rpartition("needs")[2])
+    torch_convert.to_exported_program(case("FewRows", dims={"batch": (int(low), int(high))}).context("narrowed"))
 
 
 def test_a_branch_on_values_is_refused_with_its_line(case: BuildCase) -> None:
@@ -235,8 +240,12 @@ def test_a_number_made_of_values_is_frozen_by_a_trace_and_not_by_torch_export(ca
 @pytest.mark.parametrize("format_name", TRACED)
 def test_an_accepted_line_is_frozen_and_said(case: BuildCase, format_name: str) -> None:
     code = "if torch.equal(inputs[0], inputs[0].clamp(max=30)):"
-    place = f"zoo.py:{line_of(code)}"
-    context = case("BranchOnEqual").context("convert", accept_traced=[place])
+    built = case("BranchOnEqual")
+    with pytest.raises(StepError) as failure:
+        TRACED[format_name](built.context("refused"))
+    assert failure.value.code == "E428"
+    (place,) = re.findall(r"accept_traced: \[(.+?)\]", failure.value.remedy)
+    context = built.context("convert", accept_traced=[place])
 
     facts = TRACED[format_name](context)
 

@@ -69,4 +69,5 @@ def test_rows_that_mix_at_padded_positions_only_are_told_about_them(case: BuildC
 
 
 def test_a_constant_at_padded_positions_helps(case: BuildCase) -> None:
+    """As E423 says of the same model without it, above."""
     torch_convert.to_onnx(case("ConstantPaddingTagger", given=_texts()).context("convert"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,3 +120,17 @@ def test_the_requested_threads_are_used() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_model_answers_once_every_output_is_named() -> None:
+    def twice(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, 2 * x
+
+    tensor = Tensor("x", "float32", ("batch", 2))
+    first = Signature((tensor,), (Tensor("y", "float32", ("batch", 2)),), {"batch": (1, 4)}, "batch")
+    given = {"x": np.ones((1, 2), np.float32)}
+    with pytest.raises(StepError) as caught:
+        call(twice, first, given)
+    assert (caught.value.code, caught.value.remedy) == ("E421", "name every output that the model returns, in order")
+    both = replace(first, outputs=(*first.outputs, Tensor("z", "float32", ("batch", 2))))
+    np.testing.assert_array_equal(call(twice, both, given)["z"], 2 * given["x"])

@@ -106,6 +106,7 @@ def test_a_measured_process_has_one_of_them(tmp_path: Path, steps: dict[str, str
     signature = {"inputs": tensors, "outputs": tensors, "dims": {"batch": [1, 4]}, "batch": "batch"}
     command: dict[str, Any] = {
         "do": "open",
+        "instances": 1,
         "opener": "steps_of_both:open_both",
         "arguments": {"directory": str(tmp_path), "signature": signature, "threads": 1},
         "samples": str(tmp_path / "samples.npz"),

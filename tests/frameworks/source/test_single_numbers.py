@@ -39,7 +39,9 @@ def test_calls_that_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     measured = MeasuredRuntime()
     arguments = {"signature": SIGNATURE.as_json()}
     samples = str(tmp_path / "samples.npz")
-    measured.open({"opener": "a_runtime:opened", "arguments": arguments, "samples": samples, "batched": False})
+    measured.open(
+        {"opener": "a_runtime:opened", "arguments": arguments, "samples": samples, "batched": False, "instances": 1}
+    )
 
     measured.run({"rows": 1, "calls": 2, "seconds": 1.0, "untimed": 1})
 

@@ -143,6 +143,12 @@ def bits(x: Any) -> dict[str, Any]:
     return {"y": tf.bitwise.bitwise_and(tf.cast(x, tf.int32), 3)}
 
 
+def remainders(x: Any) -> dict[str, Any]:
+    """The same as `bits`, with operators that LiteRT has."""
+    whole = tf.cast(x, tf.int32)
+    return {"y": tf.math.floormod(whole, 4)}
+
+
 def noisy(x: Any) -> dict[str, Any]:
     return {"y": x + tf.random.uniform(tf.shape(x))}
 
@@ -179,6 +185,10 @@ def _lite_models(folder: Path, models: dict[str, Any]) -> None:
     both = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     _lite(_of_function(bits, four), folder / "select_ops.tflite", supported_ops=both)
     _lite(_of_function(bits, four), folder / "custom_ops.tflite", allow_custom_ops=True)
+    _lite(_of_function(remainders, four), folder / "remainders.tflite")
+    owner = tf.Module()
+    owner.bits = tf.function(bits, input_signature=[four])
+    tf.saved_model.save(owner, str(folder / "bits"), signatures=owner.bits)
     _lite(_of_function(noisy, four), folder / "noisy.tflite")
     _lite(_of_function(mixing, four), folder / "mixing.tflite")
     _lite(_of_function(buckets, four), folder / "buckets.tflite")

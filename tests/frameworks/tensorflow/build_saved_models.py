@@ -247,6 +247,67 @@ def sparse_graph() -> Built:
     return {"x": x}, {"y": v1.sparse_tensor_dense_matmul(x, tf.ones([4, 2]))}
 
 
+def sparse_parts(folder: Path) -> None:
+    """As the one that takes a sparse tensor, but with its parts as inputs."""
+
+    def call(indices: Any, values: Any) -> dict[str, Any]:
+        return {"y": tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, values, [8, 4]), tf.ones([4, 2]))}
+
+    parts = [tf.TensorSpec([None, 2], tf.int64, name="indices"), tf.TensorSpec([None], tf.float32, name="values")]
+    module = tf.Module()
+    module.call = tf.function(call, input_signature=parts)
+    tf.saved_model.save(module, str(folder), signatures=module.call)
+
+
+def with_content(folder: Path) -> None:
+    """As the one that reads a file, but with its content as an input."""
+    module = tf.Module()
+    specs = [ROWS, tf.TensorSpec([], tf.string, name="file")]
+    module.call = tf.function(lambda x, file: {"y": x, "file": tf.identity(file)}, input_signature=specs)
+    tf.saved_model.save(module, str(folder), signatures=module.call)
+
+
+def callable_object(folder: Path) -> None:
+    """Without a signature, and called as newer folders of TensorFlow Hub are."""
+
+    class Doubles(tf.Module):  # type: ignore[misc]  # TensorFlow is not typed
+        @tf.function  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> Any:
+            return x * 2
+
+    model = Doubles()
+    model.__call__.get_concrete_function(ROWS)
+    tf.saved_model.save(model, str(folder))
+
+
+def unsigned_graph(folder: Path) -> None:
+    """As TensorFlow 1 makes it, with variables, and nothing that says which tensors are inputs and outputs."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        weights = v1.get_variable("weights", [4, 3], initializer=v1.ones_initializer(), use_resource=False)
+        tf.matmul(x, weights, name="y")
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"])
+        builder.save()
+
+
+def in_training_and_evaluation(graph_file: Any) -> None:
+    """Two graphs, none of which is for serving."""
+    graph_file.meta_graphs.append(graph_file.meta_graphs[0])
+    for graph, tag in zip(graph_file.meta_graphs, ("train", "eval"), strict=True):
+        del graph.meta_info_def.tags[:]
+        graph.meta_info_def.tags.append(tag)
+
+
+def not_for_serving(folder: Path) -> None:
+    shutil.copytree(folder.with_name("old-frozen"), folder)
+    content = SavedModel()
+    content.ParseFromString((folder / "saved_model.pb").read_bytes())
+    in_training_and_evaluation(content)
+    (folder / "saved_model.pb").write_bytes(content.SerializeToString(deterministic=True))
+
+
 def changed(source: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
     """A copy whose graph was changed by hand."""
 
@@ -315,6 +376,9 @@ SAVED: dict[str, Callable[[Path], None]] = {
     "keras": from_keras,
     "variant": variant,
     "callable": from_hub,
+    "callable-object": callable_object,
+    "doubles": of(lambda x: x * 2),
+    "with-content": with_content,
     "other-name": of(lambda x: x * 2, "predict"),
     "prints": of(with_side_effect(lambda: tf.print("hello"))),
     "loops": of(lambda x: tf.map_fn(lambda row: tf.cond(row[0] > 0, lambda: row, lambda: -row), x)),
@@ -345,6 +409,9 @@ SAVED: dict[str, Callable[[Path], None]] = {
     "record-dataset": of(lambda x: x + tf.cast(tf.data.TFRecordDataset("/etc/passwd").reduce(0, lambda n, _: n + 1), tf.float32)),
     "refused-elsewhere": refused_elsewhere,
     "sparse": tf1(sparse_graph),
+    "sparse-parts": sparse_parts,
+    "old-unsigned": unsigned_graph,
+    "not-for-serving": not_for_serving,
     "foreign-operator": changed("two", foreign_operator),
     "asset-elsewhere": changed("words", asset_elsewhere),
     "saver-writes": changed("old-resource", saver_writes_elsewhere),

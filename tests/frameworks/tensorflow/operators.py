@@ -100,7 +100,10 @@ def _comparisons() -> dict[str, Operator]:
         "clipping": _of(lambda tf, x: _clip(tf, x, -1.0, 1.0), _FLOATS),
         "clipping to an empty range": _of(lambda tf, x: _clip(tf, x, 2.0, 1.0), _FLOATS),
         "clipping to tensors": _of(_clip, _array("f4", -5, 0, 5), _array("f4", -1, 1, 2), _array("f4", 0, 2, 3)),
-        "a choice where the other is NaN": _of(lambda tf, x: tf.where(x > 0, tf.math.log(x), -1.0), _FLOATS),
+        # Without infinity, of which LiteRT's logarithm is 88.4 on some CPUs.
+        "a choice where the other is NaN": _of(
+            lambda tf, x: tf.where(x > 0, tf.math.log(x), -1.0), _FLOATS[np.isfinite(_FLOATS)]
+        ),
         "a choice of what is finite": _of(lambda tf, x: tf.where(tf.math.is_finite(x), x, tf.zeros_like(x)), _FLOATS),
         "a choice of rows": _of(
             lambda tf, c, x: tf.raw_ops.Select(condition=c, x=x, y=-x), np.array([True, False, True, False]), _WEIGHTS

@@ -7,7 +7,7 @@ import json
 import pytest
 from wcwidth import wcswidth
 
-from orchestrator.cli.report import as_json, render_github, render_text, summary
+from orchestrator.cli.diagnostics_text import as_json, render_github, render_text, summary
 from orchestrator.diagnostics import Diagnostic, Span
 
 

@@ -1,0 +1,1 @@
+"""The search: rounds of cheap measurements that let a plan grow within its time budget."""
