@@ -163,12 +163,14 @@ def test_of_a_large_request_the_wire_and_the_model_are_told_apart(applied: tuple
     assert pixels * 4 < wires["binary"]["request_bytes"] < pixels * 4 + 1000
     assert wires["json"]["request_bytes"] > pixels * 12
     assert wires["binary"]["call"] < wires["json"]["call"]
-    assert server["wire"] == "binary"
+    # Where the model takes so long that JSON adds less than a tenth to a call, it stays with the wire that every client has.
+    assert server["wire"] == ("json" if wires["json"]["call"] <= 1.1 * wires["binary"]["call"] else "binary")
     model = wires["binary"]["model"]
     assert model == server["runtime"]["batches"][0]["p50"]
     # They were measured one after the other, so that they agree as far as the machine was the same.
     assert 0.3 * model < wires["binary"]["call"] < 5 * model
-    assert {wire: each["rows_per_second"] is None for wire, each in wires.items()} == {"json": False, "binary": True}
+    # The chosen one is loaded in the rounds, any other for a moment after them.
+    assert {wire for wire, each in wires.items() if each["rows_per_second"] is None} == {server["wire"]}
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet"])
