@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -202,6 +203,18 @@ def test_a_slow_client_gets_all_of_a_large_answer(endpoint: str) -> None:
         while data := raw.recv(1 << 20):
             received += len(data)
     assert received > 20_000_000
+
+
+def test_a_client_that_does_not_read_its_answer_holds_up_no_other(endpoint: str) -> None:
+    """Of some size, an answer has just arrived whole at the gateway when the client can take no more of it."""
+    with contextlib.ExitStack() as slow_ones:
+        for size in range(100_000, 6_000_000, 100_000):
+            slow = slow_ones.enter_context(socket.socket())
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(tuple_of(endpoint))
+            slow.sendall(b"GET /large/%d HTTP/1.1\r\nHost: h\r\n\r\n" % size)
+            time.sleep(0.02)
+            assert _get(endpoint, "/next")[0].status == 200, size
 
 
 @pytest.mark.parametrize(("version", "ending"), [(b"1.1", b"\r\n0\r\n\r\n"), (b"1.0", b"streamed")])

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from orchestrator.steps.server_options import ServerAuth, ServerTls
+from orchestrator.targets.kubernetes import preflight
 from orchestrator.targets.kubernetes.connection import Refused
 from orchestrator.targets.kubernetes.secrets import require_certificate, require_tokens
 from orchestrator.targets.target import Offers
@@ -107,7 +108,8 @@ def test_the_secret_is_made_in_the_cluster_that_is_deployed_to_whichever_kubectl
     assert make in refused_by(lambda: require_tokens(cluster, "models", values)).remedy
 
 
-def test_a_deployment_is_refused_without_its_tokens_and_taken_with_them() -> None:
+def test_a_deployment_is_refused_without_its_tokens_and_taken_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "found_helm", lambda: "helm")
     auth = ServerAuth("/run/secrets/digits/token", "digits-token")
     answers = serves(1) | {
         "/apis": {"groups": [{"name": name} for name in ("apps", "networking.k8s.io", "coordination.k8s.io")]},

@@ -260,6 +260,8 @@ class Client(asyncio.Protocol):
     def _take(self, reached: Reached, exchange: Exchange) -> None:
         self._reached = reached
         reached.upstream.ask(self, head=exchange.method == b"HEAD")
+        if self._client_full:
+            reached.upstream.pause(pause=True)
         self._send(exchange)
 
     def _send(self, exchange: Exchange) -> None:
@@ -345,6 +347,8 @@ class Client(asyncio.Protocol):
 
     def _let_server_go(self) -> None:
         if self._reached is not None:
+            if self._client_full:  # the server's connection is free, however much the client still has to read
+                self._reached.upstream.pause(pause=False)
             self._reached.revision.leave()
             self._reached = None
         self._server_full = False
