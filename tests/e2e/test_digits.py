@@ -36,6 +36,7 @@ def spec(mlo: Mlo) -> Path:
     path: Path = mlo.folder / "digits.yaml"
     text = (ROOT / "specs" / "digits" / "digits.yaml").read_text(encoding="utf-8")
     text = text.replace("precisions: [fp32, bf16, int8]", "precisions: [fp32, int8]\n  formats: [onnx]")
+    text = text.replace("time_budget: 5m", "time_budget: 1m")
     path.write_text(text.replace("throughput: 200/s}", "throughput: 200/s, enforce: false}"), encoding="utf-8")
     return path
 

@@ -259,7 +259,7 @@ model:
   outputs: [{name: logits, shape: [batch, 10]}]
   dims: {batch: {min: 1, max: 8}}
   samples: digits.npz
-optimize: {formats: [onnx], precisions: [fp32], time_budget: 1m}
+optimize: {formats: [onnx], precisions: [fp32], time_budget: 10s}
 benchmark: {batch_sizes: [1]}
 serving: {backend: onnxruntime}
 hardware: {cpus: 1, memory: 512Mi}
