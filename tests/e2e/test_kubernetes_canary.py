@@ -95,7 +95,8 @@ def cluster() -> TestCluster:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[dict[str, Image]]:
-    servers = {"one": "0.002", "two": "0.002", "bad": "0.3"}  # a call on a busy machine may take 0.1 s whatever the server
+    # On a busy machine a call may take 0.1 s, whatever the server.
+    servers = {"one": "0.002", "two": "0.002", "bad": "0.3"}
     programs = {
         version: _SERVER.replace("SECONDS", seconds).replace("VERSION", version) for version, seconds in servers.items()
     }
