@@ -153,7 +153,8 @@ def serve(render_to: Render, run_tool: Run, tmp_path: Path) -> Iterator[Callable
     with ExitStack() as running:
 
         def start(model: bytes | None = None, **changes: Any) -> Any:
-            folder = render_to("onnxruntime", model=model or negative(), **changes)
+            # No load balancer has to notice that it stops.
+            folder = render_to("onnxruntime", model=model or negative(), **{"drain_seconds": 0, **changes})
             scheme = "https" if changes.get("tls") else "http"
             return running.enter_context(serving(folder, tmp_path, run_tool, scheme=scheme))
 
