@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Quiet twice: errors only. Warnings about pip's settings on this machine do not concern mlo.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
-CPUS := $(shell nproc)
+# One more test at a time than CPUs: half of their time is waiting, for processes to start and for what is timed.
+WORKERS := $(shell expr $$(nproc) + 1)
 # Which of the end-to-end tests: an expression over their marks, such as E2E=kubernetes.
 E2E ?= e2e
 # Scripts that bring a Docker Engine and a cluster up, where there are any; otherwise those that are there are used.
@@ -51,10 +52,10 @@ demo-kubernetes: install  ## the same in a pod of kubectl's cluster, or of a tes
 
 test: install  ## lint and all tests except end-to-end
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n $(CPUS) --dist worksteal -m 'not e2e'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not e2e'
 
 unit: install  ## the tests that run in one process; takes seconds
-	$(BIN)/python -m pytest -n $(CPUS) --dist worksteal -q -m 'not e2e and not frameworks and not processes'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m 'not e2e and not frameworks and not processes'
 
 tools: install  ## install helm and kubectl into .venv for the tests of charts
 	@$(BIN)/python tests/get_tools.py

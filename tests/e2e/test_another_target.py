@@ -26,7 +26,7 @@ model:
   outputs: [{name: logits, shape: [batch, 10]}]
   dims: {batch: {min: 1, max: 8}}
   samples: digits.npz
-optimize: {formats: [onnx], precisions: [fp32], time_budget: 10s}
+optimize: {formats: [onnx], precisions: [fp32], time_budget: 30s}
 serving: {backend: onnxruntime, wire: json}
 benchmark: {batch_sizes: [1]}
 deploy: {target: shelf, board: 3}

@@ -32,7 +32,7 @@ def test_the_archive_is_served(mlo: Mlo, archives: Path, kind: str, name: str) -
     path = archives / f"{kind}.yaml"
     text = path.read_text(encoding="utf-8").replace("200/s}", "200/s, enforce: false}")
     text = (
-        text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 20s")
+        text.replace("time_budget: 5m", "formats: [onnx]\n  time_budget: 30s")
         + "serving: {backend: onnxruntime, wire: json}\n"
     )
     path.write_text(text, encoding="utf-8")

@@ -46,7 +46,7 @@ def spec(mlo: Mlo, site: str = "vision") -> str:
     text = text.replace("name: digits", f"name: {NAME}")
     text = text.replace("[fp32, bf16, int8]", "[fp32]\n  formats: [onnx]").replace("[1, 8, 32]", "[1]")
     text = text.replace("throughput: 200/s}", "throughput: 200/s, enforce: false}").replace(
-        "time_budget: 5m", "time_budget: 10s"
+        "time_budget: 5m", "time_budget: 30s"
     )
     serving = f"serving: {{backend: onnxruntime, grpc: true, cors: {{origins: ['https://{site}.example.com']}}}}"
     file.write_text(text.replace("deploy: {target: local}", f"{serving}\ndeploy: {{target: docker}}"), encoding="utf-8")

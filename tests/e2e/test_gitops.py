@@ -37,7 +37,7 @@ metadata: {{name: {name}}}
 model:
   source: {{kind: onnx, weights: model.onnx}}
   dims: {{batch: {{min: 1, max: 8}}}}
-optimize: {{precisions: [fp32], formats: [onnx], time_budget: 10s}}
+optimize: {{precisions: [fp32], formats: [onnx], time_budget: 30s}}
 benchmark: {{batch_sizes: [1]}}
 hardware: {{cpus: 1, memory: 512Mi}}
 slo: {{enforce: false}}

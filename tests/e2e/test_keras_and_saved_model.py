@@ -24,7 +24,7 @@ def spec(mlo: Mlo, name: str) -> Path:
     shutil.copytree(SPECS / name, folder, dirs_exist_ok=True)
     path = folder / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
-    text = text.replace("time_budget: 5m", "time_budget: 20s").replace("200/s}", "200/s, enforce: false}")
+    text = text.replace("time_budget: 5m", "time_budget: 30s").replace("200/s}", "200/s, enforce: false}")
     path.write_text(text, encoding="utf-8")
     return path
 

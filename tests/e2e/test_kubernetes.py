@@ -46,7 +46,7 @@ model:
   outputs: [{name: logits, shape: [batch, 10]}]
   dims: {batch: {min: 1, max: 8}}
   samples: digits.npz
-optimize: {formats: [onnx], precisions: [fp32], time_budget: 10s}
+optimize: {formats: [onnx], precisions: [fp32], time_budget: 30s}
 benchmark: {batch_sizes: [1]}
 serving: {backend: onnxruntime}
 hardware: {cpus: 1, memory: 512Mi}

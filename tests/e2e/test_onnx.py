@@ -26,7 +26,7 @@ model:
   source: {{kind: onnx, weights: {name}.onnx}}
   dims: {{{dims}: {{min: 1, max: 4}}}}
   samples: {name}.npz
-optimize: {{precisions: [fp32], time_budget: 20s}}
+optimize: {{precisions: [fp32], time_budget: 30s}}
 hardware: {{cpus: 1, memory: 1Gi}}
 slo: {{p99_latency: 1s, throughput: 200/s, enforce: false}}
 """
@@ -61,7 +61,7 @@ def example(mlo: Mlo) -> Path:
             shutil.copy(file, mlo.folder / file.name)
     spec: Path = mlo.folder / "tumours.yaml"
     text = spec.read_text(encoding="utf-8").replace("throughput: 200/s}", "throughput: 200/s, enforce: false}")
-    spec.write_text(text.replace("optimize:", "optimize:\n  time_budget: 20s"), encoding="utf-8")
+    spec.write_text(text.replace("optimize:", "optimize:\n  time_budget: 30s"), encoding="utf-8")
     return spec
 
 

@@ -26,7 +26,7 @@ def spec(mlo: Mlo) -> Path:
             shutil.copy(file, mlo.folder / file.name)
     path: Path = mlo.folder / "tflite.yaml"
     text = path.read_text(encoding="utf-8").replace("throughput: 200/s}", "throughput: 200/s, enforce: false}")
-    path.write_text(text.replace("time_budget: 2m", "time_budget: 20s"), encoding="utf-8")
+    path.write_text(text.replace("time_budget: 2m", "time_budget: 30s"), encoding="utf-8")
     return path
 
 

@@ -40,7 +40,7 @@ model:
   source: {{kind: onnx, weights: negative.onnx}}
   dims: {{batch: {{min: 1, max: 4}}}}
   samples: negative.npz
-optimize: {{formats: [onnx], precisions: [fp32], time_budget: 10s}}
+optimize: {{formats: [onnx], precisions: [fp32], time_budget: 30s}}
 hardware: {{cpus: 1, memory: 512Mi}}
 serving:
   backend: onnxruntime
