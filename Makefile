@@ -94,10 +94,10 @@ serverbench: install  ## compare the ONNX Runtime server with others; takes minu
 	$(BIN)/python benchmarks/server/run.py
 
 searchbench: install  ## compare the search with an exhaustive one on three models; two hours, needs an idle machine
-	$(BIN)/python benchmarks/search/run.py
+	$(BIN)/python benchmarks/search/run.py --check
 
 peerbench: install  ## compare mlo's pick with Olive, OpenVINO, torch.compile and others; 25 minutes, a quiet machine
-	$(BIN)/python benchmarks/peers/run.py
+	$(BIN)/python benchmarks/peers/run.py --check
 
 gatewaybench: install  ## measure with wrk how much the local target adds to a request; takes two minutes, needs an idle machine
 	$(BIN)/python benchmarks/gateway/run.py

@@ -151,7 +151,7 @@ def finals(bench: Bench, one: Candidate, others: Sequence[Candidate]) -> tuple[C
     """The best of the others that holds its gates, measured once more in turns, and how many times as long the first one takes."""
     planned = bench.planned(search=False)
     together = [one, *(each for each in others if each != one)]
-    step = _measuring(planned, together, "finals", verified=True)
+    step = _measuring(planned, together, "finals", verified_by_itself=True)
     made = _made(planned, together, verified_by_itself=True)
     outcomes = bench.run(planned, _only(planned, [*made, step]), "the best of both once more")
     field = Field(RoundReport.read(bench.output(outcomes[step.id])), "latency")
@@ -200,8 +200,10 @@ def _before_servers(growth: Growth) -> Growth:
     return replace(growth, grow=grow)
 
 
-def _measuring(planned: Planned, candidates: Sequence[Candidate], name: str, *, verified: bool = False) -> Step:
-    """The step that measures all of these in turns to the end; verified: also those with options of the runtime are, each by itself."""
+def _measuring(
+    planned: Planned, candidates: Sequence[Candidate], name: str, *, verified_by_itself: bool = False
+) -> Step:
+    """The step that measures all of these in turns to the end; as in `_made`, options of the runtime are verified by the plain one."""
     assert planned.plan.model is not None
     step = round_step(
         planned.loaded,
@@ -209,7 +211,7 @@ def _measuring(planned: Planned, candidates: Sequence[Candidate], name: str, *, 
         planned.plan.here,
         candidates,
         1,
-        unverified=frozenset(each.name for each in candidates if each.options.changed() and not verified),
+        unverified=frozenset(each.name for each in candidates if each.options.changed() and not verified_by_itself),
         time_budget=_LONGEST,
     )
     changed = {"drops": False, "references": [candidates[0].name], "at_once": len(candidates)}

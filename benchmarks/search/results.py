@@ -104,8 +104,8 @@ def read_all(folder: Path, order: Sequence[str]) -> list[Result]:
     return found
 
 
-def table(results: Sequence[Result]) -> str:
-    """The results in Markdown, each with its date and CPU."""
+def table(results: Sequence[Result], missing: Sequence[str] = ()) -> str:
+    """The results in Markdown, each with its date and CPU; `missing`: models that have none yet."""
     lines = [
         "| model | the search's best | variants | measured | time | the best of all | variants | measured | time | result | share | kept |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -118,6 +118,7 @@ def table(results: Sequence[Result]) -> str:
             f"{other.variants} | {other.measured} | {_minutes(other.seconds)} | {times_text(each.ratio)} times{between}, at most "
             f"{NEAR} | {each.share:.0%}, at most {SHARE:.0%} | {'yes' if each.kept else '**no**'} |"
         )
+    lines += [f"| {name} | not measured yet |{' |' * 10}" for name in missing]
     lines += ["", "| model | measured on | with |", "|---|---|---|"]
     lines += [
         f"| {each.model} | {each.date} | {each.processor}, {each.cpus:g} CPUs ({each.instructions}), Python {each.python}, load "

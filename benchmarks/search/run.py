@@ -176,7 +176,8 @@ def main() -> int:
                 results[-1].write(HERE / "results")
     print(table(results))
     if not arguments.short:
-        text = table(read_all(HERE / "results", list(MODELS)))
+        kept = read_all(HERE / "results", list(MODELS))
+        text = table(kept, missing=[name for name in MODELS if name not in {each.model for each in kept}])
         (HERE / "results.md").write_text(
             f"# The search against an exhaustive one\n\nWritten by `make searchbench`.\n\n{text}", encoding="utf-8"
         )
