@@ -76,7 +76,7 @@ def _read(path: Path, signature: Signature) -> dict[str, Array]:
         _check_names(found, signature)
         return {tensor.name: _typed(tensor, found[tensor.name]) for tensor in signature.inputs}
     except OSError as error:
-        raise _failure(path, error.strerror or str(error), signature) from error
+        raise _unreadable(path, error, signature) from error
     except _UnfitError as error:
         raise _failure(path, str(error), signature) from error
 
@@ -246,16 +246,30 @@ def _spelled(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _failure(path: Path, cause: str, signature: Signature) -> UsageError:
-    expected = ", ".join(
+def _expected(signature: Signature) -> str:
+    return ", ".join(
         f"{tensor.name}: {tensor.dtype} {_spelled(tensor.shape) if tensor.shape is not None else ''}".rstrip()
         for tensor in signature.inputs
     )
+
+
+def _unreadable(path: Path, error: OSError, signature: Signature) -> UsageError:
+    return UsageError(
+        Diagnostic(
+            "E614",
+            f"{path} cannot be read",
+            cause=error.strerror or str(error),
+            remedy=f"give the path of a file with {_expected(signature)}, which you may read",
+        )
+    )
+
+
+def _failure(path: Path, cause: str, signature: Signature) -> UsageError:
     return UsageError(
         Diagnostic(
             "E614",
             f"{path} does not hold the model's inputs",
             cause=cause,
-            remedy=f"give {expected}, as an .npz file or as JSON: {_FORMS}",
+            remedy=f"give {_expected(signature)}, as an .npz file or as JSON: {_FORMS}",
         )
     )

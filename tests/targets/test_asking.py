@@ -220,6 +220,20 @@ def test_invalid_files(tmp_path: Path) -> None:
         assert diagnostic.cause
 
 
+def test_a_file_that_cannot_be_read_is_not_said_to_have_the_wrong_content(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    for name, cause, remedy in (
+        ("missing.npz", "No such file or directory", "give the path of a file with x: "),
+        ("folder.json", "Is a directory", "give the path of a file with x: "),
+    ):
+        with pytest.raises(UsageError) as failure:
+            read_inputs(tmp_path / name, _SIGNATURE)
+        (found,) = failure.value.diagnostics
+        assert found.message == f"{tmp_path / name} cannot be read"
+        assert found.cause == cause
+        assert found.remedy.startswith(remedy)
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=8))
 def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     file = tmp_path_factory.mktemp("any") / "in.json"
